@@ -1,0 +1,26 @@
+//! The shadow: what the gateway knows of its devices and owes to the cloud, in SQLite.
+//!
+//! # Guarantees
+//!
+//! * A [`Receipt`] resolves only after the commit with `synchronous=FULL`: what was received is on disk.
+//! * One thread owns all writing. Requests that wait while a commit runs go into the next one together. Telemetry
+//!   waits for company up to `commit_interval` (default 1 s) or until [`store::COMMIT_BATCH`] messages wait;
+//!   everything else commits at once and takes waiting telemetry along.
+//! * Two files: `state.db` (devices, journal, outbox: small, precious) and `telemetry.db` (samples and blocks: large,
+//!   expendable). Loss or damage of the second costs history alone.
+//! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
+//! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
+//!   256 reports of a device changes nothing.
+//! * A block of samples is immutable from the moment it is closed: its key and its bytes never change.
+//!
+//! # What it does not do
+//!
+//! It knows no topic, no cloud and no driver, starts no retries and decides about no command.
+
+pub mod report;
+pub mod store;
+pub mod view;
+
+pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
+pub use store::{Config, Store, StoreError, Wakeups};
+pub use view::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, StoreStats};
