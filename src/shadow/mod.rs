@@ -19,6 +19,7 @@
 
 pub mod report;
 pub mod store;
+pub(crate) mod telemetry;
 pub mod view;
 
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
