@@ -1,2 +1,54 @@
-//! x
-fn main() {}
+//! The heavier suites and chores: `cargo xtask NAME`. Each installs what it needs, or says what is missing.
+
+mod chores;
+mod servers;
+mod suites;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask NAME [options]
+
+  brokers               the system's scenarios with mosquitto as both brokers and moto as the table
+  seed                  the seed's Lambda, unmodified, against the daemon's tables
+  interop               the floor endpoint with paho, mosquitto_pub/sub and MQTT.js
+  kills [--count N]     kill -9 under load N times (default 50), then check that nothing acknowledged is lost
+  fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
+  measure               the figures of the README, each beside its peer in one run
+  deny                  licences, sources, banned crates and advisories (cargo-deny)
+  lines                 lines of code and of tests for each module
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, rest)) = arguments.split_first() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(64);
+    };
+    let number = |option: &str, default: u64| match rest {
+        [] => Ok(default),
+        [o, n] if o == option => n.parse().map_err(|_| anyhow::anyhow!("{option} wants a number, not {n:?}")),
+        _ => Err(anyhow::anyhow!("{name} takes {option} N alone")),
+    };
+    let result = match name.as_str() {
+        "brokers" => suites::brokers(),
+        "seed" => suites::seed(),
+        "interop" => suites::interop(),
+        "kills" => number("--count", 50).and_then(suites::kills),
+        "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
+        "measure" => suites::measure(),
+        "deny" => chores::deny(),
+        "lines" => chores::lines(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(64);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask {name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

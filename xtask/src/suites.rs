@@ -1,0 +1,99 @@
+//! The suites that need more than cargo.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::servers;
+use crate::tools::{self, cargo, run};
+
+/// The seed's Lambda, beside the checkout.
+const SEED_LAMBDA: &str = "../shared/seed/lambda_function.py";
+
+/// The scenarios of `tests/system.rs` with mosquitto on both sides and moto as the table.
+pub(crate) fn brokers() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let floor = servers::mosquitto(folder.path(), "floor")?;
+    let cloud = servers::mosquitto(folder.path(), "cloud")?;
+    let table = servers::moto()?;
+    run(cargo()
+        .args(["test", "--test", "system", "--", "--test-threads=1"])
+        .env("FLOORGATE_TEST_FLOOR_BROKER", format!("127.0.0.1:{}", floor.port))
+        .env("FLOORGATE_TEST_CLOUD_BROKER", format!("127.0.0.1:{}", cloud.port))
+        .env("FLOORGATE_TEST_DYNAMODB", format!("http://127.0.0.1:{}", table.port)))
+}
+
+/// The seed's Lambda, unmodified, against the daemon's tables.
+pub(crate) fn seed() -> Result<()> {
+    let lambda = tools::root().join(SEED_LAMBDA);
+    if !lambda.is_file() {
+        bail!("the seed's Lambda is not at {SEED_LAMBDA}");
+    }
+    let python = tools::python("boto3", &["boto3==1.44.5"])?;
+    run(cargo()
+        .args(["test", "--features", "suites", "--test", "seed", "--", "--test-threads=1"])
+        .env("FLOORGATE_TEST_PYTHON", python)
+        .env("FLOORGATE_TEST_LAMBDA", lambda.canonicalize()?))
+}
+
+/// The floor endpoint with clients that nobody here wrote.
+pub(crate) fn interop() -> Result<()> {
+    for (program, package) in [("mosquitto_pub", "mosquitto-clients"), ("node", "nodejs"), ("npm", "npm")] {
+        tools::need(program, package)?;
+    }
+    run(cargo().args(["build", "--example", "endpoint"]))?;
+    let python = tools::python("paho", &["paho-mqtt==2.1.0"])?;
+    let script = tools::root().join("tests/interop/run.py");
+    run(Command::new(python).arg(script).arg(tools::target().join("debug/examples/endpoint")))
+}
+
+/// `kill -9` under load.
+pub(crate) fn kills(count: u64) -> Result<()> {
+    run(cargo().args(["test", "--test", "kills"]).env("FLOORGATE_TEST_KILLS", count.to_string()))
+}
+
+/// The figures, measured on release binaries.
+pub(crate) fn measure() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let floor = servers::mosquitto(folder.path(), "floor")?;
+    run(cargo().args(["build", "--release", "--bin", "floorgate"]))?;
+    run(cargo()
+        .args(["test", "--release", "--features", "suites", "--test", "measure", "--", "--nocapture"])
+        .env("FLOORGATE_TEST_BINARY", tools::target().join("release/floorgate"))
+        .env("FLOORGATE_TEST_MOSQUITTO", format!("127.0.0.1:{}", floor.port)))
+}
+
+/// What libFuzzer needs to see which way the code went; these flags are stable, unlike the sanitizers.
+const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
+
+/// Each payload parser under libFuzzer.
+pub(crate) fn fuzz(seconds: u64) -> Result<()> {
+    tools::need("g++", "g++")?;
+    let folder = tools::root().join("fuzz");
+    let built = tools::target().join("fuzz");
+    // A target of its own: the flags must not reach build scripts and macros.
+    let host = "x86_64-unknown-linux-gnu";
+    run(cargo()
+        .current_dir(&folder)
+        .args(["build", "--release", "--target", host])
+        .env("CARGO_TARGET_DIR", &built)
+        .env("RUSTFLAGS", COVERAGE))?;
+    let scratch = tempfile::tempdir()?;
+    let mut ran = 0;
+    for name in ["telemetry", "report", "command"] {
+        let corpus = scratch.path().join(name);
+        std::fs::create_dir_all(&corpus)?;
+        let seeds = folder.join("seeds").join(name);
+        let program = built.join(host).join("release").join(name);
+        let limits = [format!("-max_total_time={seconds}"), "-max_len=20000".into(), "-rss_limit_mb=1024".into()];
+        println!("fuzzing {name} for {seconds} s");
+        let mut fuzzer = Command::new(program);
+        fuzzer.current_dir(scratch.path()).args(limits).arg("-print_final_stats=1").arg("-verbosity=0");
+        run(fuzzer.arg(&corpus).arg(&seeds)).with_context(|| format!("fuzz target {name}"))?;
+        ran += 1;
+    }
+    println!("{ran} passed, 0 failed");
+    Ok(())
+}
