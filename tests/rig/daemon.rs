@@ -1,0 +1,106 @@
+//! The daemon as a child process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+pub struct Daemon {
+    program: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+    /// From the start of the process until its control socket answered.
+    pub ready_after: Duration,
+}
+
+impl Daemon {
+    pub fn new(config: &Path, log: &Path) -> Self {
+        let program = std::env::var_os("FLOORGATE_TEST_BINARY")
+            .map_or_else(|| env!("CARGO_BIN_EXE_floorgate").into(), PathBuf::from);
+        Self { program, config: config.to_owned(), log: log.to_owned(), child: None, ready_after: Duration::ZERO }
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--config").arg(&self.config).kill_on_drop(true).stdin(Stdio::null());
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env_remove("AWS_SESSION_TOKEN");
+        command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
+        command
+    }
+
+    /// Runs a command of the command line to its end.
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().await.unwrap()
+    }
+
+    pub async fn json(&self, arguments: &[&str]) -> Value {
+        let mut all = arguments.to_vec();
+        all.push("--json");
+        let output = self.cli(&all).await;
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {output:?}\n{}", self.log()))
+    }
+
+    pub async fn provision(&self) {
+        let output = self.cli(&["provision"]).await;
+        assert!(output.status.success(), "provision: {output:?}");
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub async fn run(&mut self) {
+        self.spawn();
+        let started = Instant::now();
+        loop {
+            if self.cli(&["status", "--json"]).await.status.success() {
+                break;
+            }
+            let exited = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(exited.is_none(), "the daemon ended with {exited:?}\n{}", self.log());
+            assert!(started.elapsed() < Duration::from_secs(10), "the daemon does not answer\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.ready_after = started.elapsed();
+    }
+
+    /// Starts the daemon and does not wait.
+    pub fn spawn(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let child = self.command(&["run"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.child = Some(child);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).expect("a running daemon")
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.unwrap();
+        }
+    }
+
+    /// SIGTERM; answers the exit code and how long it took.
+    pub async fn terminate(&mut self) -> (Option<i32>, Duration) {
+        let pid = self.pid();
+        let started = Instant::now();
+        let sent = Command::new("kill").arg("-TERM").arg(pid.to_string()).status().await.unwrap();
+        assert!(sent.success());
+        let status = tokio::time::timeout(Duration::from_secs(20), self.child.as_mut().unwrap().wait()).await;
+        self.child = None;
+        (status.expect("the daemon ends").unwrap().code(), started.elapsed())
+    }
+
+    /// Waits until the daemon ends by itself.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let status = tokio::time::timeout(Duration::from_secs(20), self.child.as_mut().unwrap().wait()).await;
+        self.child = None;
+        status.expect("the daemon ends").unwrap().code()
+    }
+
+    pub fn log(&self) -> String {
+        super::read(&self.log)
+    }
+}
