@@ -22,6 +22,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod command;
+pub mod config;
 pub mod device;
 pub mod mqtt;
 pub mod shadow;
