@@ -20,9 +20,16 @@
 //! rumqttc in [`mqtt`], rusqlite in [`shadow`], the AWS SDK in [`sync`].
 
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod command;
+pub mod config;
+pub mod control;
 pub mod device;
+pub mod gateway;
+pub mod logging;
 pub mod mqtt;
 pub mod shadow;
 pub mod sync;
+pub mod systemd;
+pub mod vitals;

@@ -1,0 +1,228 @@
+//! Answers as people read them.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use floorgate_model::{ExecutionRecord, Timestamp};
+use serde_json::{Map, Value};
+
+use crate::cli::table::Table;
+use crate::cli::words;
+use crate::control::{DeviceReport, LinkReport, LinkState, StatusReport, SyncReport};
+
+/// Unattached ids that are named; of more only the number is.
+const PENDING_SHOWN: usize = 8;
+
+pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
+    let mut table = Table::plain();
+    let mut row = |name: &str, text: String| table.row([name.to_owned(), text]);
+    let up = words::duration(Duration::from_secs(report.uptime_seconds));
+    row("gateway", format!("{}, floorgate {}, up {up}", report.gateway_id, report.version));
+    row("floor", link(&report.floor, now));
+    row("cloud", report.cloud.as_ref().map_or_else(|| "no command link".to_owned(), |report| link(report, now)));
+    row(
+        "tables",
+        report.sync.as_ref().map_or_else(|| "nothing is sent upstream".to_owned(), |report| sync(report, now)),
+    );
+    row("clock", clock(report));
+    let total: u64 = report.devices.values().sum();
+    row("devices", format!("{total}{}", list(": ", report.devices.iter().map(|(status, n)| format!("{n} {status}")))));
+    row("commands", format!("{} open", report.commands_open));
+    row("store", store(&report.store));
+    if !report.refused.is_empty() {
+        let refused = report.refused.iter().map(|(reason, n)| format!("{reason} {n}"));
+        row("refused", list("", refused));
+    }
+    if !report.pending_devices.is_empty() {
+        let more = report.pending_devices.len().saturating_sub(PENDING_SHOWN);
+        let more = (more > 0).then(|| format!("and {more} more"));
+        let named = report.pending_devices.iter().take(PENDING_SHOWN).cloned();
+        row("pending", format!("{} (heard, not attached)", list("", named.chain(more))));
+    }
+    table.to_string()
+}
+
+fn list(before: &str, items: impl Iterator<Item = String>) -> String {
+    let items = items.collect::<Vec<_>>().join(", ");
+    if items.is_empty() { items } else { format!("{before}{items}") }
+}
+
+fn state(state: LinkState) -> &'static str {
+    match state {
+        LinkState::Up => "up",
+        LinkState::Down => "down",
+    }
+}
+
+fn link(report: &LinkReport, now: Timestamp) -> String {
+    let mut text = format!("{}, {}", state(report.state), report.address);
+    if let Some(since) = report.since {
+        text.push_str(&format!(", for {}", words::duration(now.since(since))));
+    }
+    if let Some(clients) = report.connections {
+        text.push_str(&format!(", {clients} client{}", if clients == 1 { "" } else { "s" }));
+    }
+    if let Some(problem) = &report.problem {
+        text.push_str(&format!(": {problem}"));
+    }
+    text
+}
+
+fn sync(report: &SyncReport, now: Timestamp) -> String {
+    let last = report.last_success_at.map(|then| format!(", last written {} ago", words::duration(now.since(then))));
+    let problem = report.problem.as_ref().map(|problem| format!(": {problem}"));
+    let (last, problem) = (last.unwrap_or_default(), problem.unwrap_or_default());
+    format!("{}, {}{last}{problem}", state(report.state), report.address)
+}
+
+fn clock(report: &StatusReport) -> String {
+    let clock = &report.clock;
+    let why = match (clock.synchronised_by_kernel, clock.table_agreed_seconds_ago) {
+        (true, _) => "synchronised by the kernel".to_owned(),
+        (false, Some(seconds)) => {
+            format!("the table agreed {} ago", words::duration(Duration::from_secs(seconds)))
+        }
+        (false, None) => "neither synchronised nor confirmed by the table".to_owned(),
+    };
+    if clock.trusted { format!("trusted, {why}") } else { format!("NOT trusted, {why}: commands are refused") }
+}
+
+fn store(stats: &Value) -> String {
+    let figure = |name: &str| stats.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let mut text = format!(
+        "{} on disk, {} samples waiting to be sent",
+        words::bytes(figure("bytes_on_disk")),
+        figure("samples_waiting") + figure("samples_open")
+    );
+    let oldest = figure("oldest_waiting_seconds");
+    if oldest > 0 {
+        text.push_str(&format!(", the oldest for {}", words::duration(Duration::from_secs(oldest))));
+    }
+    for (name, words) in [("store_failures", "failures"), ("blocks_parked", "blocks refused by the table")] {
+        if figure(name) > 0 {
+            text.push_str(&format!(", {} {words}", figure(name)));
+        }
+    }
+    text
+}
+
+pub(super) fn devices(devices: &[DeviceReport], now: Timestamp) -> String {
+    if devices.is_empty() {
+        return "no devices\n".to_owned();
+    }
+    let mut table = Table::new(["DEVICE", "STATUS", "SEEN", "READINGS", "LAST COMMAND"]);
+    for device in devices {
+        let command = device.last_execution.as_ref().map(|record| format!("{} {}", record.command, record.status));
+        table.row([
+            device.device_id.to_string(),
+            device.status.to_string(),
+            words::age(now, device.last_seen_at),
+            words::readings(&device.last_readings),
+            command.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(super) fn device(device: &DeviceReport, now: Timestamp) -> String {
+    let mut table = Table::plain();
+    let mut row = |name: &str, text: String| table.row([name.to_owned(), text]);
+    let ago = |then| words::duration(now.since(then));
+    row("device", format!("{}, {}", device.device_id, device.device_type));
+    row("location", device.location.clone());
+    let reason = device.status_reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    row("status", format!("{}{reason}, for {}", device.status, ago(device.status_since)));
+    if device.observed != device.status {
+        row("observed", device.observed.to_string());
+    }
+    row("seen", device.last_seen_at.map_or_else(|| "never".to_owned(), |then| format!("{} ago", ago(then))));
+    let measured = device.last_reading_at.map(|then| format!(" ({} ago)", ago(then))).unwrap_or_default();
+    if !device.last_readings.is_empty() {
+        row("readings", format!("{}{measured}", words::readings(&device.last_readings)));
+    }
+    row("firmware", or_unknown(device.firmware_version.as_ref()));
+    row("boots", or_unknown(device.boot_count.as_ref()));
+    for (n, (key, value)) in device.configuration.iter().flatten().enumerate() {
+        row(if n == 0 { "configuration" } else { "" }, format!("{key} = {value}"));
+    }
+    if let Some(commands) = &device.declared_commands {
+        row("can", list("", commands.iter().map(ToString::to_string)));
+    }
+    row("open", format!("{} commands", device.commands_open));
+    if let Some(record) = &device.last_execution {
+        row("last command", line(record, now));
+    }
+    if let Some(gateway) = &device.taken_over_by {
+        row("taken over", format!("by {gateway}: its item is left alone"));
+    }
+    table.to_string()
+}
+
+fn or_unknown(value: Option<&impl Display>) -> String {
+    value.map_or_else(|| "unknown".to_owned(), ToString::to_string)
+}
+
+/// One execution: `recalibrate succeeded, 12 s ago`.
+fn line(record: &ExecutionRecord, now: Timestamp) -> String {
+    format!(
+        "{} {}{}, {} ago",
+        record.command,
+        record.status,
+        reason(record),
+        words::duration(now.since(record.received_at))
+    )
+}
+
+fn reason(record: &ExecutionRecord) -> String {
+    record.reason.map(|reason| format!(" {reason}")).unwrap_or_default()
+}
+
+pub(super) fn commands(records: &[ExecutionRecord], now: Timestamp) -> String {
+    if records.is_empty() {
+        return "no commands\n".to_owned();
+    }
+    let mut table = Table::new(["AGE", "DEVICE", "COMMAND", "PARAMETERS", "STATUS", "REASON", "TOOK", "BY"]);
+    for record in records {
+        let took = record.completed_at.map(|end| words::duration(end.since(record.received_at)));
+        table.row([
+            words::age(now, Some(record.received_at)),
+            record.device_id.to_string(),
+            record.command.clone(),
+            parameters(&record.parameters),
+            record.status.to_string(),
+            record.reason.map_or("-", floorgate_model::Reason::as_str).to_owned(),
+            took.unwrap_or_else(|| "-".to_owned()),
+            record.issuer.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table.to_string()
+}
+
+fn parameters(parameters: &Map<String, Value>) -> String {
+    const SHOWN_MAX: usize = 48;
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let all = parameters.iter().map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(" ");
+    let all = if all.is_empty() { "-".to_owned() } else { all };
+    if all.chars().count() <= SHOWN_MAX { all } else { all.chars().take(SHOWN_MAX - 1).chain("…".chars()).collect() }
+}
+
+/// How a command that was sent here ended, or stands.
+pub(super) fn outcome(record: &ExecutionRecord, waited_seconds: u64) -> String {
+    let mut table = Table::plain();
+    let mut row = |name: &str, text: String| table.row([name.to_owned(), text]);
+    let took = record.completed_at.map(|end| format!(" after {} ms", end.since(record.received_at).as_millis()));
+    let pending = format!(", not ended within {waited_seconds} s; see `floorgate commands`");
+    let end = if record.status.is_terminal() { took.unwrap_or_default() } else { pending };
+    row("command", format!("{} for {}", record.command, record.device_id));
+    row("id", record.command_id.to_string());
+    row("outcome", format!("{}{}{end}", record.status, reason(record)));
+    if let Some(message) = &record.message {
+        row("message", message.clone());
+    }
+    let details: BTreeMap<_, _> = record.details.iter().flatten().collect();
+    for (key, value) in details {
+        row("", format!("{key} = {value}"));
+    }
+    table.to_string()
+}

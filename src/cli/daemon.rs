@@ -1,0 +1,56 @@
+//! `run`, `check`, `provision`: the tasks that read the whole configuration.
+
+use std::path::Path;
+
+use super::{CliError, complain, say, say_json};
+use crate::config::{Config, Environment};
+use crate::{gateway, logging};
+
+/// Threads that carry the gateway's tasks. The store has its own; two keep links moving while the other computes.
+const WORKER_THREADS: usize = 2;
+
+pub(super) fn run(file: &Path, environment: &Environment, log_level: Option<&str>) -> Result<(), CliError> {
+    start_logging(environment, log_level)?;
+    let config = load(file, environment)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    runtime()?.block_on(gateway::run(config)).map_err(CliError::from)
+}
+
+pub(super) fn check(file: &Path, environment: &Environment, json: bool) -> Result<(), CliError> {
+    let config = load(file, environment)?;
+    for warning in &config.warnings {
+        complain(&format_args!("warning: {warning}"));
+    }
+    if json {
+        return say_json(&config.effective());
+    }
+    let text = config.effective_toml();
+    say(&text.map_err(|error| CliError::Failed(format!("the configuration cannot be written as TOML: {error}")))?)
+}
+
+pub(super) fn provision(file: &Path, environment: &Environment, json: bool) -> Result<(), CliError> {
+    start_logging(environment, None)?;
+    let config = load(file, environment)?;
+    let lines = runtime()?.block_on(gateway::provision(config))?;
+    if json { say_json(&lines) } else { say(&lines.iter().map(|line| format!("{line}\n")).collect::<String>()) }
+}
+
+fn load(file: &Path, environment: &Environment) -> Result<Config, CliError> {
+    Ok(Config::load(file, environment, &gateway::read_profiles)?)
+}
+
+fn start_logging(environment: &Environment, level: Option<&str>) -> Result<(), CliError> {
+    match level {
+        Some(level) => logging::start(Some(level)).map_err(|error| CliError::Usage(format!("--log-level: {error}"))),
+        None => logging::start(environment.get("FLOORGATE_LOG"))
+            .map_err(|error| CliError::Configuration(format!("FLOORGATE_LOG: {error}"))),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(WORKER_THREADS).enable_all().build();
+    runtime.map_err(|error| CliError::Failed(format!("cannot start: {error}")))
+}

@@ -1,0 +1,133 @@
+//! The files a configuration points at: certificates, keys, passwords. Paths are relative to its folder.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::section::Section;
+use super::types::{Identity, Pem, Secret, SecretFile};
+
+/// Largest certificate, key or password file, bytes; a bundle of 150 root certificates has 230 KB.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The folder that relative paths start from.
+#[derive(Debug, Clone)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder of the main file.
+    pub(super) fn of(config_file: &Path) -> Self {
+        Self(config_file.parent().unwrap_or(Path::new("")).to_owned())
+    }
+
+    /// A path as the configuration means it.
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+
+    /// Certificates, at least one.
+    pub(super) fn certificates(&self, section: &Section<'_>, key: &'static str) -> Option<Pem> {
+        self.pem(section, key, "a PEM certificate (-----BEGIN CERTIFICATE-----)", |bytes| {
+            let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+            all.is_ok_and(|certificates| !certificates.is_empty())
+        })
+    }
+
+    /// A certificate chain and its key; both or neither.
+    pub(super) fn identity(&self, section: &Section<'_>) -> Option<Identity> {
+        let has = (section.has("cert"), section.has("key"));
+        match has {
+            (true, false) => section.missing("key", "the private key of `cert`, a PEM file"),
+            (false, true) => section.missing("cert", "the certificate of `key`, a PEM file"),
+            _ => {}
+        }
+        let cert = self.certificates(section, "cert");
+        let key = self.pem(section, "key", "an unencrypted PEM private key (-----BEGIN PRIVATE KEY-----)", |bytes| {
+            PrivateKeyDer::from_pem_slice(bytes).is_ok()
+        });
+        Some(Identity { cert: cert?, key: key? })
+    }
+
+    /// A password: the file's first line.
+    pub(super) fn password(&self, section: &Section<'_>, key: &'static str) -> Option<SecretFile> {
+        let (path, text) = self.secret_text(section, key)?;
+        let password = text.lines().next().unwrap_or_default().to_owned();
+        if password.is_empty() {
+            section.refuse(key, format_args!("the first line of `{}` has to be the password", path.display()));
+            return None;
+        }
+        Some(SecretFile { path, secret: Secret::new(password) })
+    }
+
+    /// A password file: lines `name:secret`; empty ones and those with `#` are skipped.
+    pub(super) fn users(&self, section: &Section<'_>, key: &'static str) -> Option<SecretFile> {
+        let (path, text) = self.secret_text(section, key)?;
+        let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+        let bad = lines().find(
+            |(_, line)| !matches!(line.split_once(':'), Some((name, secret)) if !name.is_empty() && !secret.is_empty()),
+        );
+        if let Some((n, _)) = bad {
+            section.refuse(key, format_args!("line {} of `{}` must be name:secret", n + 1, path.display()));
+            return None;
+        }
+        if lines().next().is_none() {
+            section.refuse(key, format_args!("`{}` names no user; write lines name:secret", path.display()));
+            return None;
+        }
+        Some(SecretFile { path, secret: Secret::new(text) })
+    }
+
+    fn secret_text(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, String)> {
+        let (path, bytes) = self.read(section, key)?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Some((path, text)),
+            Err(_) => {
+                section.refuse(key, format_args!("`{}` is not UTF-8 text", path.display()));
+                None
+            }
+        }
+    }
+
+    fn pem(
+        &self,
+        section: &Section<'_>,
+        key: &'static str,
+        wanted: &str,
+        fits: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<Pem> {
+        let (path, bytes) = self.read(section, key)?;
+        if !fits(&bytes) {
+            section.refuse(key, format_args!("`{}` must hold {wanted}", path.display()));
+            return None;
+        }
+        Some(Pem { path, bytes })
+    }
+
+    fn read(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Vec<u8>)> {
+        let path = self.resolve(section.text(key)?);
+        match read_bounded(&path, FILE_BYTES_MAX) {
+            Ok(bytes) => Some((path, bytes)),
+            Err(why) => {
+                section.refuse(key, format_args!("cannot read `{}`: {why}", path.display()));
+                None
+            }
+        }
+    }
+}
+
+/// A whole file, if it is not larger than `max` bytes.
+pub(super) fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+    let file = std::fs::File::open(path).map_err(|error| plain(&error))?;
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if size > max { Err(format!("is larger than {max} bytes")) } else { Ok(bytes) }
+}
+
+/// What the system says, without its number.
+pub(super) fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
