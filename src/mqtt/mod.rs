@@ -13,6 +13,8 @@
 //!
 //! It judges no command, keeps no telemetry, and never publishes telemetry upstream.
 
+pub mod endpoint;
+pub mod handed;
 pub mod topics;
 
 use std::future::Future;
