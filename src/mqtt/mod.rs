@@ -13,6 +13,10 @@
 //!
 //! It judges no command, keeps no telemetry, and never publishes telemetry upstream.
 
+pub mod codec;
+pub mod intake;
+pub mod link;
+pub mod refusals;
 pub mod topics;
 
 use std::future::Future;
