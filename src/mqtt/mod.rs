@@ -13,8 +13,12 @@
 //!
 //! It judges no command, keeps no telemetry, and never publishes telemetry upstream.
 
+pub mod codec;
 pub mod endpoint;
 pub mod handed;
+pub mod intake;
+pub mod link;
+pub mod refusals;
 pub mod topics;
 
 use std::future::Future;

@@ -1,0 +1,335 @@
+//! From messages to the store (floor) and to the rules (cloud).
+//!
+//! [`FloorIntake`] parses what devices send and hands it to the store; a message may be acknowledged once the store's
+//! receipt says so. [`CloudIntake`] parses commands and hands them to whoever judges and journals them. What does not fit
+//! is counted by [`Refusals`] and settled at once: it will never become valid.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use floorgate_model::{DeviceId, Request};
+
+use super::codec::{Refused, parse_answer, parse_command, parse_state, parse_telemetry};
+use super::refusals::{Refusal, Refusals};
+use super::topics::{FloorTopic, Parsed, TopicScheme, command_device};
+use super::{Acceptance, BoxFuture, Inbound, Intake};
+use crate::clock::Clock;
+use crate::shadow::store::Receipt;
+use crate::shadow::{FloorReport, Store, StoreError};
+
+/// The devices that are attached. Cheap to clone; all clones see a reload at once.
+///
+/// The gateway itself is not among them: nobody on the floor may speak in its name.
+#[derive(Debug, Clone, Default)]
+pub struct Attached(Arc<RwLock<HashSet<DeviceId>>>);
+
+impl Attached {
+    /// These devices.
+    #[must_use]
+    pub fn new(devices: impl IntoIterator<Item = DeviceId>) -> Self {
+        Self(Arc::new(RwLock::new(devices.into_iter().collect())))
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn contains(&self, device: &DeviceId) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(device)
+    }
+
+    /// Puts others in their place (a reload of the configuration).
+    pub fn replace(&self, devices: impl IntoIterator<Item = DeviceId>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = devices.into_iter().collect();
+    }
+}
+
+/// Where parsed reports go: the store, or a double of it in tests.
+pub trait ReportSink: Send + Sync + 'static {
+    /// Takes one report, waiting for room; the receipt resolves after its commit.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be taken.
+    fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>>;
+}
+
+impl ReportSink for Store {
+    fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
+        Box::pin(Self::submit(self, report))
+    }
+}
+
+/// Takes what the floor sends, from a link or from the endpoint.
+#[derive(Debug)]
+pub struct FloorIntake<S> {
+    attached: Attached,
+    sink: S,
+    topics: TopicScheme,
+    clock: Clock,
+    refusals: Arc<Refusals>,
+}
+
+impl<S: ReportSink> FloorIntake<S> {
+    /// An intake for these devices and topics.
+    #[must_use]
+    pub fn new(attached: Attached, sink: S, topics: TopicScheme, clock: Clock, refusals: Arc<Refusals>) -> Self {
+        Self { attached, sink, topics, clock, refusals }
+    }
+
+    /// The report, or `None` if the message was refused (and counted).
+    fn parse(&self, inbound: &Inbound) -> Option<FloorReport> {
+        let (topic, device) = match self.topics.parse(&inbound.topic) {
+            Parsed::Device(FloorTopic::Execute, _) | Parsed::Foreign => {
+                self.refuse("(foreign topic)", Refusal::ForeignTopic, &inbound.topic);
+                return None;
+            }
+            Parsed::BadId(_) => {
+                self.refuse("(bad id)", Refusal::BadId, &inbound.topic);
+                return None;
+            }
+            Parsed::Device(topic, device) => (topic, device),
+        };
+        if !self.attached.contains(&device) {
+            self.refusals.unknown_device(&device);
+            return None;
+        }
+        let (payload, now) = (&inbound.payload[..], self.clock.now());
+        let report = match topic {
+            FloorTopic::State => parse_state(&device, payload, now, inbound.retained).map(FloorReport::State),
+            FloorTopic::Result => parse_answer(&device, payload, now).map(FloorReport::Answer),
+            FloorTopic::Telemetry | FloorTopic::Execute => {
+                parse_telemetry(&device, payload, now, inbound.redelivered, inbound.retained)
+                    .map(FloorReport::Telemetry)
+            }
+        };
+        match report {
+            Ok(report) => Some(report),
+            Err(refused) => {
+                self.refusals.record(device.as_str(), &refused);
+                None
+            }
+        }
+    }
+
+    fn refuse(&self, whose: &str, reason: Refusal, detail: &str) {
+        self.refusals.record(whose, &Refused::new(reason, detail));
+    }
+}
+
+impl<S: ReportSink> Intake for FloorIntake<S> {
+    fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
+        Box::pin(async move {
+            match self.parse(&inbound) {
+                Some(report) => self.sink.submit(report).await.map(Acceptance::Pending),
+                None => Ok(Acceptance::Settled),
+            }
+        })
+    }
+}
+
+/// A command that came in, well-formed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandMessage {
+    /// What is asked for.
+    pub request: Request,
+    /// It came as a retained message: to be refused, with a record.
+    pub retained: bool,
+}
+
+/// Judges and journals a command; resolves after the journal's commit.
+pub type CommandSink = Arc<dyn Fn(CommandMessage) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
+
+/// Takes commands from the cloud, one after another, so that they are journalled in the order of their receipt.
+pub struct CloudIntake {
+    attached: Attached,
+    sink: CommandSink,
+    refusals: Arc<Refusals>,
+}
+
+impl fmt::Debug for CloudIntake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CloudIntake").field("attached", &self.attached).finish_non_exhaustive()
+    }
+}
+
+impl CloudIntake {
+    /// An intake for commands to these devices.
+    #[must_use]
+    pub fn new(attached: Attached, sink: CommandSink, refusals: Arc<Refusals>) -> Self {
+        Self { attached, sink, refusals }
+    }
+
+    fn parse(&self, inbound: &Inbound) -> Option<CommandMessage> {
+        let Some(id) = command_device(&inbound.topic) else {
+            let foreign = Refused::new(Refusal::ForeignTopic, &inbound.topic);
+            self.refusals.record("(foreign topic)", &foreign);
+            return None;
+        };
+        let Ok(device) = DeviceId::new(id) else {
+            self.refusals.record("(bad id)", &Refused::new(Refusal::BadId, &inbound.topic));
+            return None;
+        };
+        if !self.attached.contains(&device) {
+            // With a wildcard filter these are commands for another gateway's devices: no news, and none pending.
+            self.refusals.count(Refusal::UnknownDevice);
+            return None;
+        }
+        match parse_command(&device, &inbound.payload) {
+            Ok(request) => Some(CommandMessage { request, retained: inbound.retained }),
+            Err(refused) => {
+                self.refusals.record(device.as_str(), &refused);
+                None
+            }
+        }
+    }
+}
+
+impl Intake for CloudIntake {
+    fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
+        Box::pin(async move {
+            if let Some(message) = self.parse(&inbound) {
+                if message.retained {
+                    let refused = Refused::new(Refusal::RetainedCommand, "a retained command says nothing about now");
+                    self.refusals.record(message.request.device_id.as_str(), &refused);
+                }
+                (self.sink)(message).await?;
+            }
+            Ok(Acceptance::Settled)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shadow::store::Taken;
+    use bytes::Bytes;
+    use floorgate_model::Timestamp;
+    use std::sync::Mutex;
+    use tokio::sync::oneshot;
+
+    #[derive(Default, Clone)]
+    struct Taker(Arc<Mutex<Vec<FloorReport>>>);
+
+    impl ReportSink for Taker {
+        fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
+            self.0.lock().unwrap().push(report);
+            let (done, receipt) = oneshot::channel();
+            done.send(Ok(Taken::Stored)).unwrap();
+            Box::pin(async { Ok(receipt) })
+        }
+    }
+
+    fn inbound(topic: &str, payload: &str) -> Inbound {
+        Inbound {
+            topic: topic.to_owned(),
+            payload: Bytes::from(payload.to_owned()),
+            retained: false,
+            redelivered: false,
+        }
+    }
+
+    fn attached() -> Attached {
+        Attached::new([DeviceId::new("D-1").unwrap()])
+    }
+
+    fn floor() -> (FloorIntake<Taker>, Taker, Arc<Refusals>) {
+        let clock = Clock::set_to(Timestamp::EPOCH);
+        let (taker, refusals) = (Taker::default(), Arc::new(Refusals::new(clock.clone())));
+        let intake = FloorIntake::new(attached(), taker.clone(), TopicScheme::default(), clock, Arc::clone(&refusals));
+        (intake, taker, refusals)
+    }
+
+    #[tokio::test]
+    async fn what_fits_goes_to_the_store_and_waits_for_its_receipt() {
+        let (intake, taker, refusals) = floor();
+        for (topic, payload) in [
+            ("devices/D-1/telemetry", r#"{"x":1}"#),
+            ("devices/D-1/state", r#"{"online":true}"#),
+            ("devices/D-1/result", r#"{"command_id":"c","status":"succeeded"}"#),
+        ] {
+            assert!(matches!(intake.accept(inbound(topic, payload)).await, Ok(Acceptance::Pending(_))), "{topic}");
+        }
+        let taken = taker.0.lock().unwrap();
+        assert!(
+            matches!(&taken[..], [FloorReport::Telemetry(_), FloorReport::State(_), FloorReport::Answer(_)]),
+            "{taken:?}"
+        );
+        assert_eq!(refusals.snapshot().total, 0);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_settled_counted_and_changes_nothing() {
+        let (intake, taker, refusals) = floor();
+        for (topic, payload) in [
+            ("devices/D-1/telemetry", "not json"),
+            ("devices/D-2/telemetry", r#"{"x":1}"#),
+            ("devices/+/telemetry", r#"{"x":1}"#),
+            ("devices/D-1/execute", r#"{"x":1}"#),
+            ("somewhere/else", r#"{"x":1}"#),
+        ] {
+            assert!(matches!(intake.accept(inbound(topic, payload)).await, Ok(Acceptance::Settled)), "{topic}");
+        }
+        assert!(taker.0.lock().unwrap().is_empty());
+        let snapshot = refusals.snapshot();
+        let counts: Vec<_> = snapshot.by_reason.iter().map(|(reason, n)| (*reason, *n)).collect();
+        assert_eq!(counts, [("bad_id", 1), ("foreign_topic", 2), ("not_json", 1), ("unknown_device", 1)]);
+        assert_eq!(snapshot.pending.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_reload_attaches_a_device_without_a_new_intake() {
+        let (intake, taker, _) = floor();
+        intake.attached.replace([DeviceId::new("D-2").unwrap()]);
+        intake.accept(inbound("devices/D-2/telemetry", r#"{"x":1}"#)).await.unwrap();
+        intake.accept(inbound("devices/D-1/telemetry", r#"{"x":1}"#)).await.unwrap();
+        assert_eq!(taker.0.lock().unwrap().len(), 1);
+    }
+
+    fn cloud(answer: Result<(), StoreError>) -> (CloudIntake, Arc<Mutex<Vec<CommandMessage>>>, Arc<Refusals>) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let refusals = Arc::new(Refusals::new(Clock::set_to(Timestamp::EPOCH)));
+        let log = Arc::clone(&seen);
+        let sink: CommandSink = Arc::new(move |message| {
+            log.lock().unwrap().push(message);
+            let answer = answer.clone();
+            Box::pin(async move { answer })
+        });
+        (CloudIntake::new(attached(), sink, Arc::clone(&refusals)), seen, refusals)
+    }
+
+    const REBOOT: &str = r#"{"command":"reboot","timestamp":"2026-11-22T10:00:00Z"}"#;
+
+    #[tokio::test]
+    async fn a_command_is_settled_once_the_journal_has_it() {
+        let (intake, seen, _) = cloud(Ok(()));
+        let accepted = intake.accept(inbound("devices/D-1/commands", REBOOT)).await;
+        assert!(matches!(accepted, Ok(Acceptance::Settled)));
+        assert_eq!(seen.lock().unwrap()[0].request.command, "reboot");
+        let (intake, ..) = cloud(Err(StoreError::Closed));
+        assert!(intake.accept(inbound("devices/D-1/commands", REBOOT)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_retained_command_is_handed_over_marked_so_that_its_refusal_is_recorded() {
+        let (intake, seen, refusals) = cloud(Ok(()));
+        intake.accept(Inbound { retained: true, ..inbound("devices/D-1/commands", REBOOT) }).await.unwrap();
+        assert!(seen.lock().unwrap()[0].retained);
+        assert_eq!(refusals.snapshot().by_reason["retained_command"], 1);
+    }
+
+    #[tokio::test]
+    async fn commands_of_other_gateways_and_nonsense_are_only_counted() {
+        let (intake, seen, refusals) = cloud(Ok(()));
+        for (topic, payload) in [
+            ("devices/D-9/commands", REBOOT),
+            ("devices/D-1/commands", "{}"),
+            ("devices/a b/commands", REBOOT),
+            ("devices/D-1/commands/result", REBOOT),
+        ] {
+            assert!(matches!(intake.accept(inbound(topic, payload)).await, Ok(Acceptance::Settled)), "{topic}");
+        }
+        assert!(seen.lock().unwrap().is_empty());
+        let snapshot = refusals.snapshot();
+        assert_eq!((snapshot.total, snapshot.pending.len()), (4, 0));
+    }
+}

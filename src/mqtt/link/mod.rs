@@ -1,0 +1,281 @@
+//! One client link to an MQTT broker: to the plant's on the floor, to AWS IoT Core or any other in the cloud. The same
+//! code, configured differently.
+//!
+//! # Guarantees
+//!
+//! * **In.** A PUBACK leaves only after the intake's receipt, in the order of receipt. A failed receipt drops the
+//!   connection without acknowledging, and the broker sends again. At most [`INTAKE_MAX`] messages are unsettled: then
+//!   the link stops reading.
+//! * **Out, owed** ([`Outbox`]): an entry is confirmed only after the PUBACK of the connection it left on. After a cut, a
+//!   lost session or a reused packet id it goes out again: nothing is lost, duplicates are possible. At most
+//!   [`OUTBOX_WINDOW`] are on their way, at the pace of [`LinkConfig::outbox_per_second`].
+//! * **Out, once** ([`Link::publish_once`]): handed over at most once, never sent again, and not after its deadline.
+//! * Filters are subscribed on every connection, [`FILTERS_PER_SUBSCRIBE`] at a time, and each SUBACK is read; a refused
+//!   filter shows in [`LinkState`] and is asked for again on the next connection and every [`REFUSED_RETRY`].
+//! * A connection is given up when a PUBACK or SUBACK is missing for [`ACK_WAIT`] (AWS IoT discards silently what is over
+//!   its rate) or a ping for one keep-alive interval: a half-open link is noticed within twice 30 s.
+//! * Reconnecting waits with full jitter, forgets failures only after a stable period, and never connects twice within
+//!   [`LinkConfig::connect_spacing`].
+//!
+//! # How
+//!
+//! rumqttc's own replay loses messages when a session is lost or its queue is longer than its window, so each connection
+//! has a fresh client and event loop: whatever it still held is gone with it, and what is owed comes from the store.
+//! Certificates are read for each connection, so renewed ones need no restart.
+//!
+//! # What it does not do
+//!
+//! QoS 2, MQTT 5, WebSocket. It never publishes telemetry, and it knows nothing of what it carries.
+
+mod address;
+mod cloud;
+mod options;
+mod outbox;
+mod runner;
+mod session;
+mod tls;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use floorgate_model::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+pub use address::{Address, AddressError};
+pub use cloud::{CloudDevices, FILTERS_PER_CONNECTION, cloud_links, gateway_presence};
+pub use outbox::{Announcement, Outbox, ResultLane};
+pub use runner::LinkRunner;
+pub use tls::{ALPN_AWS_443, SYSTEM_CA, TlsFiles};
+
+use super::Intake;
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+
+/// Messages received and not yet settled; at the limit the link stops reading, and the broker keeps the rest.
+pub const INTAKE_MAX: usize = 1_024;
+/// Outbox entries on their way and not yet confirmed; at the limit the others wait in the store.
+pub const OUTBOX_WINDOW: usize = 20;
+/// [`Link::publish_once`] calls on their way; at the limit further ones wait until their deadline.
+pub const ONCE_WINDOW: usize = 32;
+/// [`Link::publish_once`] calls waiting for their turn; at the limit a further one is refused as offline.
+pub const ONCE_QUEUE: usize = 64;
+/// Filters in one SUBSCRIBE (AWS IoT's limit).
+pub const FILTERS_PER_SUBSCRIBE: usize = 8;
+/// Outbox publishes a second. AWS IoT allows 100 in and out together and discards the rest silently; with a burst of one
+/// window this stays within it and leaves room for what comes in.
+pub const OUTBOX_PER_SECOND: u32 = 60;
+/// Largest packet in either direction, bytes (AWS IoT's limit). A larger one coming in ends the connection.
+pub const PACKET_MAX: usize = 128 * 1024;
+/// How long a PUBACK or SUBACK may take; then the connection is given up.
+pub const ACK_WAIT: Duration = Duration::from_secs(20);
+/// How long connecting may take, TLS and CONNACK included; also the time for one flush.
+pub const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// How often a refused filter is asked for again on a connection that lasts.
+pub const REFUSED_RETRY: Duration = Duration::from_secs(300);
+/// How long a clean stop waits for receipts and for the last publish; the daemon has 5 s in all.
+pub const STOP_WAIT: Duration = Duration::from_secs(2);
+/// Keep-alive interval; AWS IoT allows none below 30 s.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// CONNECTs are at least this far apart (AWS IoT: one a second and client id).
+pub const CONNECT_SPACING: Duration = Duration::from_secs(1);
+
+/// How one link is set up.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// For logs and `status`: `floor`, `cloud`, `cloud-2`.
+    pub name: String,
+    /// Where the broker is.
+    pub address: Address,
+    /// Fixed, because the persistent session hangs on it; must not be empty.
+    pub client_id: String,
+    /// User name and password.
+    pub login: Option<Login>,
+    /// Certificates, for `mqtts://`; read for each connection.
+    pub tls: Option<TlsFiles>,
+    /// Set up by the AWS IoT device SDK: for cloud links with a client certificate.
+    pub aws_iot: bool,
+    /// What to subscribe, QoS 1.
+    pub filters: Vec<String>,
+    /// Birth, last will and farewell.
+    pub presence: Option<Presence>,
+    /// Ping interval; at least 1 s.
+    pub keep_alive: Duration,
+    /// Waits between attempts.
+    pub backoff: Backoff,
+    /// Least time between two CONNECTs.
+    pub connect_spacing: Duration,
+    /// See [`OUTBOX_PER_SECOND`].
+    pub outbox_per_second: u32,
+    /// See [`ACK_WAIT`].
+    pub ack_wait: Duration,
+}
+
+impl LinkConfig {
+    /// A link with the defaults: nothing subscribed, no presence, no TLS.
+    #[must_use]
+    pub fn new(name: impl Into<String>, address: Address, client_id: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            client_id: client_id.into(),
+            login: None,
+            tls: None,
+            aws_iot: false,
+            filters: Vec::new(),
+            presence: None,
+            keep_alive: KEEP_ALIVE,
+            backoff: Backoff::standard(),
+            connect_spacing: CONNECT_SPACING,
+            outbox_per_second: OUTBOX_PER_SECOND,
+            ack_wait: ACK_WAIT,
+        }
+    }
+}
+
+/// User name and password of a link. Its debug form shows no password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Who.
+    pub user: String,
+    /// The secret.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).field("password", &"…").finish()
+    }
+}
+
+/// The retained message that says whether this client is there.
+#[derive(Clone)]
+pub struct Presence {
+    /// Where it goes.
+    pub topic: String,
+    /// What the broker says when we vanish.
+    pub will: Bytes,
+    /// What we say: `true` after each connect, `false` at a clean stop.
+    pub payload: Arc<dyn Fn(bool) -> Bytes + Send + Sync>,
+}
+
+impl fmt::Debug for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presence").field("topic", &self.topic).field("will", &self.will).finish_non_exhaustive()
+    }
+}
+
+/// How a link stands, for `status`, `doctor` and the store's `floor_reachable`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LinkState {
+    /// The link's name.
+    pub name: String,
+    /// Connected, and every SUBSCRIBE answered.
+    pub up: bool,
+    /// Since when it is up or down.
+    pub since: Timestamp,
+    /// Why the last connection ended or failed; kept while the next one works.
+    pub last_error: Option<String>,
+    /// Connections that got a CONNACK, since start.
+    pub connects: u64,
+    /// Connections after the first on which the broker had forgotten our session, and with it what it kept for us.
+    pub sessions_lost: u64,
+    /// Filters the broker refuses, each with what it answered.
+    pub refused_filters: Vec<String>,
+}
+
+/// What became of a message that was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// The broker acknowledged it.
+    Acknowledged,
+    /// It left, or may have left, and no PUBACK came on that connection.
+    Unknown,
+}
+
+/// Why certainly not a byte of a message left.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotHanded {
+    /// The link is down, or too much waits already.
+    #[error("{0}")]
+    Offline(String),
+    /// Its deadline passed first.
+    #[error("its deadline passed before it could be sent")]
+    Expired,
+}
+
+/// A message to be handed over once.
+#[derive(Debug)]
+struct Once {
+    topic: String,
+    payload: Bytes,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Handed, NotHanded>>,
+}
+
+/// A handle on a running link. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Link {
+    once: mpsc::Sender<Once>,
+    state: watch::Receiver<LinkState>,
+}
+
+impl Link {
+    /// A link and what runs it. Nothing happens before [`LinkRunner::run`].
+    #[must_use]
+    pub fn new(
+        config: LinkConfig,
+        intake: Arc<dyn Intake>,
+        outbox: Option<Arc<dyn Outbox>>,
+        clock: Clock,
+    ) -> (Self, LinkRunner) {
+        let (once, once_rx) = mpsc::channel(ONCE_QUEUE);
+        let (state_tx, state) = watch::channel(LinkState {
+            name: config.name.clone(),
+            up: false,
+            since: clock.now(),
+            last_error: None,
+            connects: 0,
+            sessions_lost: 0,
+            refused_filters: Vec::new(),
+        });
+        (Self { once, state }, LinkRunner::new(config, intake, outbox, clock, once_rx, state_tx))
+    }
+
+    /// How the link stands; the receiver sees every change.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// Publishes with QoS 1, at most once: neither this nor a later connection repeats it.
+    ///
+    /// # Errors
+    /// [`NotHanded`] if certainly nothing left.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: after a drop it is unknown whether the message left.
+    pub async fn publish_once(&self, topic: String, payload: Bytes, deadline: Instant) -> Result<Handed, NotHanded> {
+        let offline = {
+            let state = self.state.borrow();
+            (!state.up).then(|| match &state.last_error {
+                Some(error) => format!("the {} link is down: {error}", state.name),
+                None => format!("the {} link is down", state.name),
+            })
+        };
+        if let Some(why) = offline {
+            return Err(NotHanded::Offline(why));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.once.try_send(Once { topic, payload, deadline, reply }).map_err(|e| {
+            NotHanded::Offline(match e {
+                mpsc::error::TrySendError::Full(_) => format!("{ONCE_QUEUE} messages wait for this link already"),
+                mpsc::error::TrySendError::Closed(_) => "the link is stopped".to_owned(),
+            })
+        })?;
+        // Without an answer the runner was dropped at an unknown point: it may have left.
+        answer.await.unwrap_or(Ok(Handed::Unknown))
+    }
+}
