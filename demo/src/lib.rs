@@ -7,5 +7,10 @@
 //! Nothing here links the daemon: it is run as what it is, a program.
 
 pub mod broker;
+pub mod builds;
+pub mod devices;
+pub mod dynamo;
+mod link;
 pub mod proxy;
 pub mod switch;
+pub mod table;
