@@ -1,6 +1,6 @@
 //! Making staged samples durable, and blocks of what has gathered.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use floorgate_model::DeviceId;
@@ -99,7 +99,7 @@ impl TelemetryDb {
         let closed = self.closed.iter().map(|closed| (&closed.device, &closed.block));
         let open = self.tracks.iter().filter(|_| writes == Writes::All);
         let open = open.flat_map(|(device, track)| track.open_blocks().map(move |block| (device, block)));
-        let mut heads: std::collections::BTreeMap<DeviceId, DeviceRow> = std::collections::BTreeMap::new();
+        let mut heads: BTreeMap<DeviceId, DeviceRow> = BTreeMap::new();
         for (device, block) in closed.chain(open) {
             let Some(track) = self.tracks.get(device) else { continue };
             let head = heads.entry(device.clone()).or_insert_with(|| device_row(device, track));
@@ -141,7 +141,7 @@ impl TelemetryDb {
 
     /// The commit holds: memory follows.
     fn keep_committed(&mut self, writes: Writes, heads: Vec<(DeviceId, DeviceRow)>) {
-        for device in std::mem::take(&mut self.before).into_keys().collect::<BTreeSet<_>>() {
+        for device in std::mem::take(&mut self.before).into_keys() {
             if let Some(track) = self.tracks.get_mut(&device) {
                 track.stored = true;
             }

@@ -61,7 +61,7 @@ use self::track::Track;
 use super::store::{StoreError, Taken};
 
 /// How long a block stays open, by the monotonic clock.
-pub const BLOCK_AGE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const BLOCK_AGE_MAX: Duration = Duration::from_secs(60);
 /// Blocks kept aside at most; beyond, the oldest is dropped and counted.
 pub(crate) const PARKED_MAX: i64 = 1_000;
 

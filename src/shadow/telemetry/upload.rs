@@ -80,9 +80,17 @@ impl TelemetryDb {
             self.sent_from = shed.into_iter().max().map_or(from, |last| last + 1);
         }
         if self.bytes_on_disk() > quota_bytes {
-            self.conn.execute_batch("PRAGMA incremental_vacuum").map_err(io("give free pages back"))?;
+            self.give_free_pages_back().map_err(io("give free pages back"))?;
             self.checkpoint()?;
         }
+        Ok(())
+    }
+
+    fn give_free_pages_back(&self) -> rusqlite::Result<()> {
+        // One step of the statement frees one page.
+        let mut statement = self.conn.prepare("PRAGMA incremental_vacuum")?;
+        let mut steps = statement.query([])?;
+        while steps.next()?.is_some() {}
         Ok(())
     }
 
