@@ -1,5 +1,7 @@
 //! The built binary: exit codes, and where it writes what.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot prepare its files has failed")]
+
 use std::process::{Command, Output, Stdio};
 
 fn floorgate(arguments: &[&str]) -> Output {

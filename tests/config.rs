@@ -1,6 +1,8 @@
 //! Every fixture under `fixtures/config`: valid ones against their effective configuration, invalid ones against the
 //! exact text of their errors. `FLOORGATE_BLESS=1` writes what is found instead; read the difference before keeping it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot prepare its files has failed")]
+
 use std::path::{Path, PathBuf};
 
 use floorgate::config::{Config, ConfigErrors, Environment};
@@ -88,4 +90,20 @@ fn a_missing_file_is_one_error() {
     let expected =
         "the configuration has 1 error:\n  /nonexistent/floorgate.toml: cannot be read: no such file or directory";
     assert_eq!(errors.to_string(), expected);
+}
+
+#[test]
+fn the_example_is_valid_and_names_every_key_in_the_documentation() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = root.join("deploy/floorgate.example.toml");
+    load(&example, &Environment::default()).unwrap();
+    let example = std::fs::read_to_string(example).unwrap();
+    let documentation = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+    let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let keys = example.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = "));
+    let keys: Vec<_> = keys.map(|(key, _)| key).filter(|key| is_key(key)).collect();
+    assert!(keys.len() > 40, "{keys:?}");
+    for key in keys {
+        assert!(documentation.contains(key), "{key}");
+    }
 }
