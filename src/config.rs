@@ -266,7 +266,7 @@ fn profile_texts(file: &Path) -> (Vec<ProfileText>, Vec<Problem>) {
 
 /// The `*.toml` files of a folder beside the main file, in the order of their names; none if it is not there.
 fn drop_ins(file: &Path, folder: &str, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
-    let folder = file.parent().unwrap_or(Path::new("")).join(folder);
+    let folder = file.parent().unwrap_or_else(|| Path::new("")).join(folder);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),

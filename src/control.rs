@@ -21,6 +21,8 @@ mod client;
 mod query;
 mod report;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -63,7 +63,9 @@ fn parse_filter(given: Option<&str>) -> Result<EnvFilter, LoggingError> {
     let whole = if given.parse::<Level>().is_ok() { format!("warn,floorgate={given}") } else { given.to_owned() };
     let wrong = |cause: &dyn fmt::Display| LoggingError::Filter { given: given.to_owned(), cause: cause.to_string() };
     // A word that is no level would be taken for the name of a module, and silence everything.
-    let bare = |part: &str| !part.contains('=') && part.parse::<tracing::level_filters::LevelFilter>().is_err();
+    let bare = |part: &str| {
+        part.is_empty() || !part.contains('=') && part.parse::<tracing::level_filters::LevelFilter>().is_err()
+    };
     if let Some(part) = whole.split(',').find(|part| bare(part.trim())) {
         return Err(wrong(&format_args!("{part:?} is not a level")));
     }

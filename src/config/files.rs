@@ -19,7 +19,7 @@ pub(super) struct Folder(PathBuf);
 impl Folder {
     /// The folder of the main file.
     pub(super) fn of(config_file: &Path) -> Self {
-        Self(config_file.parent().unwrap_or(Path::new("")).to_owned())
+        Self(config_file.parent().unwrap_or_else(|| Path::new("")).to_owned())
     }
 
     /// A path as the configuration means it.

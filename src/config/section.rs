@@ -229,11 +229,12 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.chars().count() <= TEXT_MAX && !text.chars().any(char::is_control)
 }
 
-/// The known key that a slip of the finger could have meant: at most a third of its characters differ.
+/// The known key that was meant: at most a third of its characters differ, or it begins like this.
 fn nearest(key: &str, known: &BTreeSet<&'static str>) -> Option<&'static str> {
     let distances = known.iter().map(|candidate| (distance(key, candidate), *candidate));
-    let (distance, nearest) = distances.min()?;
-    (distance * 3 <= nearest.len().max(3)).then_some(nearest)
+    let close = distances.min().filter(|(distance, nearest)| distance * 3 <= nearest.len().max(3));
+    let begun = || known.iter().copied().find(|candidate| key.len() >= 3 && candidate.starts_with(key));
+    close.map(|(_, nearest)| nearest).or_else(begun)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that make one text of another.
@@ -264,7 +265,9 @@ mod tests {
     #[test]
     fn a_slip_of_the_finger_finds_its_key_and_another_word_does_not() {
         let known = BTreeSet::from(["listen", "url", "users", "watchers", "max_connections"]);
-        for (slip, meant) in [("lsiten", "listen"), ("user", "users"), ("max_conections", "max_connections")] {
+        for (slip, meant) in
+            [("lsiten", "listen"), ("user", "users"), ("max_conections", "max_connections"), ("max", "max_connections")]
+        {
             assert_eq!(nearest(slip, &known), Some(meant));
         }
         for other in ["tls", "retention", "x"] {

@@ -74,7 +74,7 @@ fn converse(mut stream: &UnixStream, query: &Query) -> Result<Vec<u8>, String> {
     let read = BufReader::new(stream.take(limit)).read_until(b'\n', &mut line);
     match (read, line.last()) {
         (Ok(_), Some(b'\n')) => Ok(line),
-        (Ok(0), _) => written.map_err(text).and(Err("it closed the connection without an answer".to_owned())),
+        (Ok(0), _) => written.map_err(text).and_then(|()| Err("it closed the connection without an answer".to_owned())),
         (Ok(_), _) => Err("its answer ends in the middle".to_owned()),
         (Err(error), _) => Err(error.to_string()),
     }

@@ -226,3 +226,37 @@ pub(super) fn outcome(record: &ExecutionRecord, waited_seconds: u64) -> String {
     }
     table.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn record(status: &str) -> ExecutionRecord {
+        serde_json::from_value(json!({
+            "command_id": "c-1", "device_id": "A", "command": "update_config", "gateway_id": "G", "status": status,
+            "parameters": {"alert_threshold_psi": 145}, "reason": "UNVERIFIED", "issuer": "local:0",
+            "issued_at": 1_000, "expires_at": 2_000, "received_at": 1_000, "completed_at": 1_000.25,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_outcome_says_how_it_ended_or_that_it_has_not() {
+        let ended = outcome(&record("succeeded"), 5);
+        let expected = "command  update_config for A\nid       c-1\noutcome  succeeded UNVERIFIED after 250 ms\n";
+        assert_eq!(ended, expected);
+        assert!(outcome(&record("in_progress"), 5).contains("not ended within 5 s; see `floorgate commands`"));
+    }
+
+    #[test]
+    fn commands_are_a_table_with_their_ages() {
+        let shown = commands(&[record("succeeded")], Timestamp::from_millis(1_012_000));
+        let row = shown.lines().nth(1).unwrap();
+        let cells: Vec<_> = row.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect();
+        let expected =
+            ["12 s", "A", "update_config", "alert_threshold_psi=145", "succeeded", "UNVERIFIED", "0 s", "local:0"];
+        assert_eq!(cells, expected);
+        assert_eq!(commands(&[], Timestamp::EPOCH), "no commands\n");
+    }
+}

@@ -1,0 +1,113 @@
+//! Every fixture under `fixtures/config`: valid ones against their effective configuration, invalid ones against the
+//! exact text of their errors. `FLOORGATE_BLESS=1` writes what is found instead; read the difference before keeping it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot prepare its files has failed")]
+
+use std::path::{Path, PathBuf};
+
+use floorgate::config::{Config, ConfigErrors, Environment};
+use floorgate::gateway::read_profiles;
+
+fn fixtures(kind: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(kind);
+    let mut all: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    assert!(all.len() >= 4, "fixtures are missing");
+    all
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// A fixture in a folder of its own, with fresh certificates and secrets beside it.
+fn prepare(fixture: &Path) -> (tempfile::TempDir, Environment) {
+    let folder = tempfile::tempdir().unwrap();
+    copy(fixture, folder.path());
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = pair.cert.pem();
+    for (name, text) in [
+        ("ca.pem", certificate.as_str()),
+        ("cert.pem", &certificate),
+        ("key.pem", &pair.signing_key.serialize_pem()),
+        ("password", "never-shown\n"),
+        ("users", "# of hall 1\nA:never-shown\n"),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let environment = std::fs::read_to_string(fixture.join("environment")).unwrap_or_default();
+    let pairs: Vec<_> = environment.lines().map(|line| line.split_once('=').unwrap()).collect();
+    (folder, Environment::from_pairs(pairs))
+}
+
+fn load(file: &Path, environment: &Environment) -> Result<Config, ConfigErrors> {
+    Config::load(file, environment, &read_profiles)
+}
+
+fn compare(fixture: &Path, expected: &str, found: &str) {
+    let file = fixture.join(expected);
+    if std::env::var_os("FLOORGATE_BLESS").is_some() {
+        std::fs::write(&file, found).unwrap();
+    }
+    assert_eq!(found, std::fs::read_to_string(&file).unwrap(), "{}", file.display());
+}
+
+#[test]
+fn every_invalid_configuration_is_refused_with_all_its_errors() {
+    for fixture in fixtures("invalid") {
+        let (folder, environment) = prepare(&fixture);
+        let errors = load(&folder.path().join("floorgate.toml"), &environment).map(|_| ()).unwrap_err().to_string();
+        let place = format!("{}/", folder.path().display());
+        compare(&fixture, "expected.txt", &format!("{}\n", errors.replace(&place, "")));
+    }
+}
+
+#[test]
+fn every_valid_configuration_reads_back_from_what_check_prints_and_shows_no_secret() {
+    for fixture in fixtures("valid") {
+        let (folder, environment) = prepare(&fixture);
+        let config = load(&folder.path().join("floorgate.toml"), &environment).unwrap();
+        let text = config.effective_toml().unwrap();
+        let again = folder.path().join("effective/floorgate.toml");
+        std::fs::create_dir(again.parent().unwrap()).unwrap();
+        std::fs::write(&again, &text).unwrap();
+        assert_eq!(load(&again, &environment).unwrap().effective_toml().unwrap(), text);
+        for shown in [text.clone(), format!("{config:?}"), config.effective().to_string()] {
+            assert!(!shown.contains("never-shown") && !shown.contains("PRIVATE KEY"), "{shown}");
+        }
+        compare(&fixture, "expected.toml", &text.replace(&folder.path().display().to_string(), "DIR"));
+    }
+}
+
+#[test]
+fn a_missing_file_is_one_error() {
+    let errors = load(Path::new("/nonexistent/floorgate.toml"), &Environment::default()).map(|_| ()).unwrap_err();
+    let expected =
+        "the configuration has 1 error:\n  /nonexistent/floorgate.toml: cannot be read: no such file or directory";
+    assert_eq!(errors.to_string(), expected);
+}
+
+#[test]
+fn the_example_is_valid_and_names_every_key_in_the_documentation() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = root.join("deploy/floorgate.example.toml");
+    load(&example, &Environment::default()).unwrap();
+    let example = std::fs::read_to_string(example).unwrap();
+    let documentation = std::fs::read_to_string(root.join("docs/configuration.md")).unwrap();
+    let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let keys = example.lines().filter_map(|line| line.trim_start_matches("# ").split_once(" = "));
+    let keys: Vec<_> = keys.map(|(key, _)| key).filter(|key| is_key(key)).collect();
+    assert!(keys.len() > 40, "{keys:?}");
+    for key in keys {
+        assert!(documentation.contains(key), "{key}");
+    }
+}
