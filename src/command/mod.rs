@@ -1,1 +1,5 @@
-//! Commands: judged by one pure function, journalled before they are acknowledged, executed one at a time per device.
+//! Commands.
+mod admission;
+pub mod decision;
+pub mod judge;
+pub mod log;
