@@ -1,8 +1,29 @@
 //! How a command reaches a device.
 //!
 //! A [`Driver`] carries an [`Order`] to a device and comes back when the device's side has it. What the device then
-//! does is seen elsewhere: in its answer and in the state it reports. A driver sends one order at most once; it never
-//! repeats by itself, because a second reboot is not a safer first one.
+//! does is seen elsewhere: in its answer and in the state it reports.
+//!
+//! # Guarantees
+//!
+//! * A driver sends one order at most once; it never repeats by itself, because a second reboot is not a safer first
+//!   one.
+//! * Not a byte leaves from `expires_at` on: the driver looks at the clock itself, immediately before handing over.
+//! * [`NotSent`] is said only when certainly nothing left; every doubt is [`Sent::Unknown`].
+//! * What a type of device allows is in its [`Profile`](floorgate_model::Profile): built in, or from `profiles.d`
+//!   ([`profiles`], format in `docs/profiles.md`). No file opens a safety key.
+//!
+//! # What it does not do
+//!
+//! It decides about no command, keeps no journal, waits for no outcome, and knows no topic: the `mqtt` driver
+//! ([`mqtt::MqttDriver`]) hands bytes to an [`mqtt::ExecuteChannel`], behind which the floor link or the endpoint stands.
+
+pub mod mqtt;
+pub mod profiles;
+pub mod registry;
+
+pub use mqtt::{ExecuteChannel, MqttDriver};
+pub use profiles::{ProfileError, Profiles};
+pub use registry::{DriverRegistry, LocalDriver};
 
 use std::future::Future;
 use std::pin::Pin;
@@ -60,4 +81,10 @@ pub trait Driver: Send + Sync {
     /// # Cancel safety
     /// Not cancel safe: after a drop it is unknown whether the order left.
     fn send<'a>(&'a self, order: &'a Order) -> BoxFuture<'a, Result<Sent, NotSent>>;
+
+    /// Whether this driver has a way to carry `command` at all; what the device then makes of it is its own affair.
+    fn carries(&self, command: CommandName) -> bool {
+        // The overlay is the gateway's own; no driver ever sees it.
+        command != CommandName::SetStatus
+    }
 }
