@@ -232,7 +232,7 @@ impl LinkRunner {
                 // A full intake stops the reading, and with it everything the broker sends.
                 polled = events.next(), if session.unsettled.len() < INTAKE_MAX => {
                     match hear(session, polled, &self.config)? {
-                        Heard::Message(publish) => self.accept(session, publish, stop).await?,
+                        Heard::Message(publish) => accept(&*self.intake, session, publish, stop).await?,
                         Heard::Acked(seq) => self.pump.iter_mut().for_each(|pump| pump.acked(seq)),
                         Heard::Subscribed(more) => {
                             refused.extend(more);
@@ -289,24 +289,6 @@ impl LinkRunner {
         let state = self.state.borrow();
         let refused = |filter: &&String| state.refused_filters.iter().any(|text| is_about(text, filter));
         self.config.filters.iter().filter(refused).cloned().collect()
-    }
-
-    /// Hands a message to the intake, waiting while the store has no room: nothing is read meanwhile.
-    async fn accept(&self, session: &mut Session, publish: Publish, stop: &CancellationToken) -> Result<(), Broken> {
-        let pkid = if publish.qos == QoS::AtMostOnce { 0 } else { publish.pkid };
-        let inbound = Inbound {
-            topic: publish.topic,
-            payload: publish.payload,
-            retained: publish.retain,
-            redelivered: publish.dup,
-        };
-        tokio::select! {
-            accepted = self.intake.accept(inbound) => session.settle_later(pkid, accepted.map_err(unstored)?),
-            // Not taken, not acknowledged: the broker keeps it. Nothing after it may be acknowledged either, and the
-            // caller stops reading now.
-            () = stop.cancelled() => {}
-        }
-        Ok(())
     }
 
     /// The clean end: acknowledge what is settled, say that we go, disconnect.
@@ -394,6 +376,25 @@ fn hear(session: &mut Session, polled: Option<Polled>, config: &LinkConfig) -> R
         }
         None => Err(Broken::inexact("the client ended".to_owned())),
     }
+}
+
+/// Hands a message to the intake, waiting while the store has no room: nothing is read meanwhile.
+async fn accept(
+    intake: &dyn Intake,
+    session: &mut Session,
+    publish: Publish,
+    stop: &CancellationToken,
+) -> Result<(), Broken> {
+    let pkid = if publish.qos == QoS::AtMostOnce { 0 } else { publish.pkid };
+    let inbound =
+        Inbound { topic: publish.topic, payload: publish.payload, retained: publish.retain, redelivered: publish.dup };
+    tokio::select! {
+        accepted = intake.accept(inbound) => session.settle_later(pkid, accepted.map_err(unstored)?),
+        // Not taken, not acknowledged: the broker keeps it. Nothing after it may be acknowledged either, and the
+        // caller stops reading now.
+        () = stop.cancelled() => {}
+    }
+    Ok(())
 }
 
 /// Sends the PUBACK of the oldest unsettled message, and of those behind it that are settled too.

@@ -1,0 +1,566 @@
+//! The client link against a broker that misbehaves: nothing is lost upstream, nothing is acknowledged too early, and
+//! coming back is polite.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, dead_code, reason = "support code is shared by several tests")]
+
+#[path = "support/broker.rs"]
+mod broker;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use broker::Broker;
+use bytes::Bytes;
+use floorgate::backoff::Backoff;
+use floorgate::clock::Clock;
+use floorgate::mqtt::link::{
+    Address, Announcement, Handed, Link, LinkConfig, LinkState, Login, NotHanded, Outbox, Presence, TlsFiles,
+};
+use floorgate::mqtt::{Acceptance, BoxFuture, Inbound, Intake};
+use floorgate::shadow::StoreError;
+use floorgate::shadow::store::Taken;
+use floorgate_model::Timestamp;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+type Commit = oneshot::Sender<Result<Taken, StoreError>>;
+
+/// An intake whose receipts the test gives.
+#[derive(Default)]
+struct Held {
+    messages: Mutex<Vec<(Inbound, Option<Commit>)>>,
+    changed: Notify,
+    settle_at_once: bool,
+}
+
+impl Intake for Held {
+    fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
+        let (commit, receipt) = oneshot::channel();
+        let acceptance = if self.settle_at_once { Acceptance::Settled } else { Acceptance::Pending(receipt) };
+        self.messages.lock().unwrap().push((inbound, Some(commit)));
+        self.changed.notify_one();
+        Box::pin(async { Ok(acceptance) })
+    }
+}
+
+impl Held {
+    async fn received(&self, n: usize) {
+        while self.messages.lock().unwrap().len() < n {
+            tokio::time::timeout(Duration::from_secs(30), self.changed.notified()).await.expect("no message");
+        }
+    }
+
+    fn commit(&self, n: usize, result: Result<Taken, StoreError>) {
+        let commit = self.messages.lock().unwrap()[n].1.take().unwrap();
+        let _ = commit.send(result);
+    }
+
+    fn payloads(&self) -> Vec<Bytes> {
+        self.messages.lock().unwrap().iter().map(|(inbound, _)| inbound.payload.clone()).collect()
+    }
+}
+
+/// An outbox in memory.
+#[derive(Default)]
+struct Owed {
+    entries: Mutex<BTreeMap<i64, Bytes>>,
+    changed: Notify,
+    emptied: Notify,
+}
+
+impl Owed {
+    fn with(n: i64) -> Arc<Self> {
+        let owed = Self::default();
+        owed.entries.lock().unwrap().extend((0..n).map(|seq| (seq, Bytes::from(format!("entry {seq}")))));
+        Arc::new(owed)
+    }
+}
+
+impl Outbox for Owed {
+    fn peek(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Announcement>, StoreError>> {
+        let entries = self.entries.lock().unwrap();
+        let announcement =
+            |(seq, payload): (&i64, &Bytes)| Announcement { seq: *seq, topic: "out".into(), payload: payload.clone() };
+        let oldest = entries.iter().take(limit).map(announcement).collect();
+        Box::pin(async { Ok(oldest) })
+    }
+
+    fn confirm(&self, seqs: Vec<i64>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let mut entries = self.entries.lock().unwrap();
+        entries.retain(|seq, _| !seqs.contains(seq));
+        if entries.is_empty() {
+            self.emptied.notify_one();
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn notified(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.changed.notified())
+    }
+}
+
+struct Running {
+    link: Link,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn until(&self, what: &str, shown: impl FnMut(&LinkState) -> bool) -> LinkState {
+        let mut state = self.link.state();
+        let shown = tokio::time::timeout(Duration::from_secs(30), state.wait_for(shown)).await;
+        shown.unwrap_or_else(|_| panic!("never: {what}: {:?}", self.link.state().borrow())).unwrap().clone()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn config(broker: &Broker, filters: &[&str]) -> LinkConfig {
+    let address: Address = format!("mqtt://{}", broker.address).parse().unwrap();
+    let mut config = LinkConfig::new("test", address, "GW-1");
+    config.filters = filters.iter().map(|&filter| filter.to_owned()).collect();
+    let quick = Duration::from_millis(10);
+    config.backoff = Backoff::new(quick, quick, Duration::from_secs(30));
+    config.connect_spacing = Duration::ZERO;
+    config.outbox_per_second = 100_000;
+    config
+}
+
+fn run(config: LinkConfig, intake: &Arc<Held>, outbox: Option<Arc<Owed>>) -> Running {
+    let outbox = outbox.map(|outbox| outbox as Arc<dyn Outbox>);
+    let clock = Clock::set_to(Timestamp::EPOCH);
+    let (link, runner) = Link::new(config, Arc::clone(intake) as Arc<dyn Intake>, outbox, clock);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(runner.run(stop.clone()));
+    Running { link, stop, task }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+// ---- upstream -----------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn of_five_thousand_entries_none_is_lost_across_cuts_lost_sessions_and_reused_packet_ids() {
+    let broker = Broker::start().await;
+    // An odd number, so that cuts fall at every place of the window; some sessions are lost, some are not.
+    broker.lock().faults.cut_after = Some(83);
+    broker.lock().faults.duplicates = true;
+    let owed = Owed::with(5_000);
+    let running = run(config(&broker, &["in"]), &Arc::default(), Some(Arc::clone(&owed)));
+    let mut connects = 0;
+    while !owed.entries.lock().unwrap().is_empty() {
+        broker.until("another connection", |inner| inner.log.connects.len() > connects).await;
+        connects = broker.lock().log.connects.len();
+        broker.lock().faults.lose_sessions = connects % 3 == 0;
+        let _ = tokio::time::timeout(Duration::from_millis(5), owed.emptied.notified()).await;
+        if connects % 5 == 0 {
+            broker.cut();
+        }
+        if connects > 70 {
+            broker.lock().faults.cut_after = None;
+            tokio::time::timeout(Duration::from_secs(30), owed.emptied.notified()).await.unwrap();
+        }
+    }
+    let inner = broker.lock();
+    let seen: HashSet<_> = inner.log.published.iter().map(|(_, payload, _)| payload.clone()).collect();
+    let missing: Vec<_> = (0..5_000).filter(|n| !seen.contains(&Bytes::from(format!("entry {n}")))).collect();
+    assert_eq!(missing, Vec::<i32>::new());
+    let ids: BTreeSet<_> = inner.log.packet_ids.iter().collect();
+    assert!(inner.log.connects.len() > 40, "{} connections", inner.log.connects.len());
+    assert!(ids.len() < 200, "packet ids were reused: {}", ids.len());
+    let repeated = inner.log.published.len() - 5_000;
+    assert!(repeated > 0 && repeated < 5_000, "{repeated} duplicates");
+    drop(inner);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_and_never_acknowledges_is_left_and_gets_everything_again() {
+    let broker = Broker::start().await;
+    broker.lock().faults.withhold_pubacks = true;
+    let owed = Owed::with(5);
+    let mut config = config(&broker, &[]);
+    config.ack_wait = Duration::from_millis(50);
+    let running = run(config, &Arc::default(), Some(Arc::clone(&owed)));
+    broker.until("a second attempt", |inner| inner.log.published.len() >= 10).await;
+    let state = running.until("down", |state| state.last_error.is_some()).await;
+    assert!(state.last_error.unwrap().contains("a PUBACK is missing"));
+    assert_eq!(owed.entries.lock().unwrap().len(), 5, "nothing confirmed without an acknowledgement");
+    broker.lock().faults.withhold_pubacks = false;
+    tokio::time::timeout(Duration::from_secs(30), owed.emptied.notified()).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_for_once_is_acknowledged_unknown_offline_or_expired_and_never_sent_twice() {
+    let broker = Broker::start().await;
+    let running = run(config(&broker, &[]), &Arc::default(), None);
+    running.until("up", |state| state.up).await;
+    let publish = |payload: &'static str, deadline| {
+        let link = running.link.clone();
+        async move { link.publish_once("devices/D/execute".into(), Bytes::from_static(payload.as_bytes()), deadline).await }
+    };
+    assert_eq!(publish("a", soon()).await, Ok(Handed::Acknowledged));
+    assert_eq!(publish("late", Instant::now()).await, Err(NotHanded::Expired));
+
+    broker.lock().faults.withhold_pubacks = true;
+    let unknown = tokio::spawn(publish("b", soon()));
+    broker.until("b arrives", |inner| inner.log.published.len() == 2).await;
+    broker.lock().faults.withhold_pubacks = false;
+    broker.lock().faults.refuse_connect = Some(rumqttc::ConnectReturnCode::ServiceUnavailable);
+    broker.cut();
+    assert_eq!(unknown.await.unwrap(), Ok(Handed::Unknown));
+    running.until("down", |state| !state.up).await;
+    assert!(matches!(publish("c", soon()).await, Err(NotHanded::Offline(why)) if why.contains("link is down")));
+
+    broker.lock().faults.refuse_connect = None;
+    running.until("up again", |state| state.up).await;
+    assert_eq!(publish("d", soon()).await, Ok(Handed::Acknowledged));
+    let sent: Vec<_> = broker.lock().log.published.iter().map(|(_, payload, _)| payload.clone()).collect();
+    assert_eq!(sent, ["a", "b", "d"]);
+    running.stop().await;
+}
+
+// ---- inbound ------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_it_is_settled_and_then_in_the_order_of_receipt() {
+    let broker = Broker::start().await;
+    let held = Arc::new(Held::default());
+    let running = run(config(&broker, &["in/+"]), &held, None);
+    running.until("up", |state| state.up).await;
+    for payload in ["1", "2", "3"] {
+        broker.publish("in/x", payload, false);
+    }
+    held.received(3).await;
+    held.commit(2, Ok(Taken::Stored));
+    held.commit(1, Ok(Taken::Duplicate));
+    // A publish out and back shows that everything due before it has been sent.
+    running.link.publish_once("flush".into(), Bytes::new(), soon()).await.unwrap();
+    assert_eq!(broker.lock().log.acknowledged, Vec::<Bytes>::new());
+    held.commit(0, Ok(Taken::Unknown));
+    broker.until("three acknowledgements", |inner| inner.log.acknowledged.len() == 3).await;
+    assert_eq!(broker.lock().log.acknowledged, ["1", "2", "3"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_not_settled_comes_again_after_a_cut() {
+    let broker = Broker::start().await;
+    let held = Arc::new(Held::default());
+    let running = run(config(&broker, &["in"]), &held, None);
+    running.until("up", |state| state.up).await;
+    broker.publish("in", "1", false);
+    broker.publish("in", "2", false);
+    held.received(2).await;
+    held.commit(0, Ok(Taken::Stored));
+    broker.until("the first is acknowledged", |inner| inner.log.acknowledged.len() == 1).await;
+    broker.cut();
+    held.received(3).await;
+    // The old receipt resolves on the new connection's time: it acknowledges nothing there.
+    held.commit(1, Ok(Taken::Stored));
+    running.until("up again", |state| state.up && state.connects == 2).await;
+    running.link.publish_once("flush".into(), Bytes::new(), soon()).await.unwrap();
+    assert_eq!(broker.lock().log.acknowledged, ["1"]);
+    assert!(held.messages.lock().unwrap()[2].0.redelivered);
+    held.commit(2, Ok(Taken::Duplicate));
+    broker.until("both are acknowledged", |inner| inner.log.acknowledged.len() == 2).await;
+    assert_eq!(held.payloads(), ["1", "2", "2"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_leaves_the_message_with_the_broker() {
+    let broker = Broker::start().await;
+    let held = Arc::new(Held::default());
+    let running = run(config(&broker, &["in"]), &held, None);
+    running.until("up", |state| state.up).await;
+    broker.publish("in", "1", false);
+    held.received(1).await;
+    held.commit(0, Err(StoreError::Closed));
+    let state = running.until("the connection is dropped", |state| state.last_error.is_some()).await;
+    assert!(state.last_error.unwrap().contains("could not be stored"));
+    held.received(2).await;
+    assert_eq!(broker.lock().log.acknowledged, Vec::<Bytes>::new());
+    held.commit(1, Ok(Taken::Stored));
+    broker.until("acknowledged", |inner| inner.log.acknowledged.len() == 1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_intake_stops_the_reading_and_goes_on_afterwards() {
+    let broker = Broker::start().await;
+    let held = Arc::new(Held::default());
+    let running = run(config(&broker, &["in"]), &held, None);
+    running.until("up", |state| state.up).await;
+    for n in 0..3_000 {
+        broker.publish("in", n.to_string(), false);
+    }
+    held.received(1_024).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(held.payloads().len(), 1_024);
+    for n in 0..3_000 {
+        held.received(n + 1).await;
+        held.commit(n, Ok(Taken::Stored));
+    }
+    broker.until("all acknowledged", |inner| inner.log.acknowledged.len() == 3_000).await;
+    let order: Vec<_> = (0..3_000).map(|n| Bytes::from(n.to_string())).collect();
+    assert_eq!(broker.lock().log.acknowledged, order);
+    assert_eq!(broker.lock().log.connects.len(), 1);
+    running.stop().await;
+}
+
+// ---- subscriptions ------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn filters_go_eight_at_a_time_and_again_on_every_connection() {
+    let broker = Broker::start().await;
+    let filters: Vec<_> = (0..19).map(|n| format!("in/{n}")).collect();
+    let names: Vec<_> = filters.iter().map(String::as_str).collect();
+    let held = Arc::new(Held::default());
+    let running = run(config(&broker, &names), &held, None);
+    running.until("up", |state| state.up).await;
+    let sizes = |broker: &Broker| broker.lock().log.subscribes.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(sizes(&broker), [8, 8, 3]);
+    broker.lock().faults.lose_sessions = true;
+    broker.cut();
+    let state = running.until("up again", |state| state.up && state.connects == 2).await;
+    assert_eq!(state.sessions_lost, 1);
+    assert_eq!(sizes(&broker), [8, 8, 3, 8, 8, 3]);
+    broker.publish("in/18", "x", false);
+    held.received(1).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_filter_shows_the_others_work_and_the_next_connection_asks_again() {
+    let broker = Broker::start().await;
+    broker.lock().faults.refuse.insert("forbidden".into());
+    let held = Arc::new(Held::default());
+    let running = run(config(&broker, &["forbidden", "allowed"]), &held, None);
+    let state = running.until("up", |state| state.up).await;
+    assert_eq!(state.refused_filters, ["forbidden: refused; may this client subscribe it?"]);
+    broker.publish("allowed", "x", false);
+    held.received(1).await;
+    broker.lock().faults.refuse.clear();
+    broker.cut();
+    let state = running.until("up again", |state| state.up && state.connects == 2).await;
+    assert_eq!(state.refused_filters, Vec::<String>::new());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_suback_is_not_waited_for_for_ever() {
+    let broker = Broker::start().await;
+    broker.lock().faults.drop_subacks = true;
+    let mut config = config(&broker, &["in"]);
+    config.ack_wait = Duration::from_millis(50);
+    let running = run(config, &Arc::default(), None);
+    let state = running.until("given up", |state| state.last_error.is_some()).await;
+    assert!(state.last_error.unwrap().contains("a SUBACK is missing") && !state.up);
+    broker.lock().faults.drop_subacks = false;
+    running.until("up", |state| state.up).await;
+    running.stop().await;
+}
+
+// ---- presence, politeness -----------------------------------------------------------------------------------
+
+fn with_presence(mut config: LinkConfig) -> LinkConfig {
+    config.presence = Some(Presence {
+        topic: "gateways/GW-1/state".into(),
+        will: Bytes::from_static(b"will"),
+        payload: Arc::new(|online| Bytes::from_static(if online { b"birth" } else { b"farewell" })),
+    });
+    config
+}
+
+#[tokio::test]
+async fn birth_will_and_farewell_say_who_is_there() {
+    let broker = Broker::start().await;
+    let running = run(with_presence(config(&broker, &["in"])), &Arc::default(), None);
+    let retained = |broker: &Broker| broker.retained("gateways/GW-1/state");
+    broker.until("birth", |inner| inner.log.published.iter().any(|p| p.1 == "birth" && p.2)).await;
+    broker.lock().faults.refuse_connect = Some(rumqttc::ConnectReturnCode::ServiceUnavailable);
+    broker.cut();
+    running.until("down", |state| !state.up && state.last_error.is_some()).await;
+    assert_eq!(retained(&broker).unwrap(), "will");
+    broker.lock().faults.refuse_connect = None;
+    running.until("up again", |state| state.up).await;
+    running.stop().await;
+    broker.until("a clean end", |inner| inner.log.disconnects == 1).await;
+    assert_eq!(retained(&broker).unwrap(), "farewell");
+}
+
+#[tokio::test]
+async fn a_clean_stop_acknowledges_what_is_being_stored_and_takes_nothing_new() {
+    let broker = Broker::start().await;
+    let held = Arc::new(Held::default());
+    let running = run(with_presence(config(&broker, &["in"])), &held, None);
+    running.until("up", |state| state.up).await;
+    broker.publish("in", "1", false);
+    held.received(1).await;
+    running.stop.cancel();
+    broker.until("farewell", |inner| inner.log.published.iter().any(|p| p.1 == "farewell")).await;
+    broker.publish("in", "2", false);
+    held.commit(0, Ok(Taken::Stored));
+    running.task.await.unwrap();
+    broker.until("a clean end", |inner| inner.log.disconnects == 1).await;
+    assert_eq!(broker.lock().log.acknowledged, ["1"]);
+    assert_eq!(held.payloads(), ["1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flapping_broker_sees_less_than_one_connect_a_second_and_hears_a_suspicion() {
+    let broker = Broker::start().await;
+    broker.lock().faults.cut_after_connack = true;
+    let mut config = config(&broker, &["in"]);
+    config.backoff = Backoff::standard();
+    config.connect_spacing = Duration::from_secs(1);
+    let running = run(config, &Arc::default(), None);
+    let start = Instant::now();
+    running.until_long(|state| state.connects >= 200).await;
+    let state = running.link.state().borrow().clone();
+    let connects = broker.lock().log.connects.clone();
+    assert!(start.elapsed() >= Duration::from_secs(199), "{:?}", start.elapsed());
+    for pair in connects.windows(2) {
+        let apart = pair[1] - pair[0];
+        assert!(apart >= Duration::from_millis(990) && apart <= Duration::from_secs(61), "{apart:?}");
+    }
+    assert!(state.last_error.unwrap().contains("does another client use the id `GW-1`?"));
+    running.stop().await;
+}
+
+impl Running {
+    /// Like [`Self::until`] for paused time, in which hours pass.
+    async fn until_long(&self, shown: impl FnMut(&LinkState) -> bool) {
+        self.link.state().wait_for(shown).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_closed_port_are_told_in_words() {
+    let broker = Broker::start().await;
+    broker.lock().faults.refuse_connect = Some(rumqttc::ConnectReturnCode::NotAuthorized);
+    let mut config = config(&broker, &[]);
+    config.login = Some(Login { user: "u".into(), password: "p".into() });
+    let running = run(config.clone(), &Arc::default(), None);
+    let state = running.until("refused", |state| state.last_error.is_some()).await;
+    let error = state.last_error.unwrap();
+    assert!(error.contains("refused the connection of `GW-1`: not authorized"), "{error}");
+    running.stop().await;
+
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    config.address = format!("mqtt://{free}").parse().unwrap();
+    let running = run(config, &Arc::default(), None);
+    let state = running.until("refused", |state| state.last_error.is_some()).await;
+    let error = state.last_error.unwrap();
+    assert!(error.starts_with(&format!("cannot reach `{free}`: Connection refused")), "{error}");
+    running.stop().await;
+}
+
+// ---- TLS ----------------------------------------------------------------------------------------------------
+
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        use rustls_pki_types::pem::PemObject;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls_pki_types::CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let (cert, key) = self.issue("localhost");
+        let key = rustls_pki_types::PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        Arc::new(config).into()
+    }
+
+    fn client_files(&self, folder: &Path) -> TlsFiles {
+        let (cert, key) = self.issue("GW-1");
+        let path = |name: &str| folder.join(name);
+        std::fs::write(path("ca.pem"), &self.pem).unwrap();
+        std::fs::write(path("cert.pem"), cert.pem()).unwrap();
+        std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+        TlsFiles { ca: path("ca.pem"), identity: Some((path("cert.pem"), path("key.pem"))) }
+    }
+}
+
+async fn tls_config(authority: &Authority, folder: &Path) -> (Broker, LinkConfig) {
+    let broker = Broker::start_with(Some(authority.acceptor())).await;
+    let mut config = config(&broker, &["in"]);
+    config.address = format!("mqtts://localhost:{}", broker.address.port()).parse().unwrap();
+    config.tls = Some(authority.client_files(folder));
+    (broker, config)
+}
+
+#[tokio::test]
+async fn a_client_certificate_opens_the_connection_with_and_without_the_aws_sdk() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (broker, mut config) = tls_config(&authority, folder.path()).await;
+    for aws_iot in [false, true] {
+        config.aws_iot = aws_iot;
+        let held = Arc::new(Held { settle_at_once: true, ..Held::default() });
+        let running = run(config.clone(), &held, None);
+        running.until("up", |state| state.up).await;
+        broker.publish("in", "x", false);
+        held.received(1).await;
+        assert_eq!(running.link.publish_once("t".into(), Bytes::new(), soon()).await, Ok(Handed::Acknowledged));
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_wrong_authority_and_a_missing_client_certificate_are_told_in_words() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (_broker, mut config) = tls_config(&authority, folder.path()).await;
+    std::fs::write(folder.path().join("ca.pem"), Authority::new().pem).unwrap();
+    let running = run(config.clone(), &Arc::default(), None);
+    let state = running.until("refused", |state| state.last_error.is_some()).await;
+    let error = state.last_error.unwrap();
+    assert!(error.contains("comes from no authority in `") && error.contains("ca.pem`"), "{error}");
+    // The files are read anew for each connection: putting the right one in place is enough.
+    std::fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
+    running.until("up", |state| state.up).await;
+    running.stop().await;
+
+    config.tls.as_mut().unwrap().identity = None;
+    let running = run(config, &Arc::default(), None);
+    let state = running.until("refused", |state| state.last_error.is_some()).await;
+    let error = state.last_error.unwrap();
+    assert!(error.contains("CertificateRequired") || error.contains("ertificate"), "{error}");
+    running.stop().await;
+}
