@@ -310,7 +310,16 @@ async fn a_full_intake_stops_the_reading_and_goes_on_afterwards() {
         tokio::task::yield_now().await;
     }
     assert_eq!(held.payloads().len(), 1_024);
-    for n in 0..3_000 {
+    for n in 0..1_024 {
+        held.commit(n, Ok(Taken::Stored));
+    }
+    held.received(2_048).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let unsettled = held.payloads().len() - 1_024;
+    assert!(unsettled <= 1_024 + 100, "{unsettled} unsettled");
+    for n in 1_024..3_000 {
         held.received(n + 1).await;
         held.commit(n, Ok(Taken::Stored));
     }
