@@ -5,146 +5,21 @@
 
 #[path = "support/broker.rs"]
 mod broker;
+#[path = "support/running.rs"]
+mod running;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker::Broker;
 use bytes::Bytes;
 use floorgate::backoff::Backoff;
-use floorgate::clock::Clock;
-use floorgate::mqtt::link::{
-    Address, Announcement, Handed, Link, LinkConfig, LinkState, Login, NotHanded, Outbox, Presence, TlsFiles,
-};
-use floorgate::mqtt::{Acceptance, BoxFuture, Inbound, Intake};
+use floorgate::mqtt::link::{Handed, LinkConfig, Login, NotHanded, Presence};
 use floorgate::shadow::StoreError;
 use floorgate::shadow::store::Taken;
-use floorgate_model::Timestamp;
-use tokio::sync::{Notify, oneshot};
-use tokio::task::JoinHandle;
+use running::{Held, Owed, config, run, soon};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-
-type Commit = oneshot::Sender<Result<Taken, StoreError>>;
-
-/// An intake whose receipts the test gives.
-#[derive(Default)]
-struct Held {
-    messages: Mutex<Vec<(Inbound, Option<Commit>)>>,
-    changed: Notify,
-    settle_at_once: bool,
-}
-
-impl Intake for Held {
-    fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
-        let (commit, receipt) = oneshot::channel();
-        let acceptance = if self.settle_at_once { Acceptance::Settled } else { Acceptance::Pending(receipt) };
-        self.messages.lock().unwrap().push((inbound, Some(commit)));
-        self.changed.notify_one();
-        Box::pin(async { Ok(acceptance) })
-    }
-}
-
-impl Held {
-    async fn received(&self, n: usize) {
-        while self.messages.lock().unwrap().len() < n {
-            tokio::time::timeout(Duration::from_secs(30), self.changed.notified()).await.expect("no message");
-        }
-    }
-
-    fn commit(&self, n: usize, result: Result<Taken, StoreError>) {
-        let commit = self.messages.lock().unwrap()[n].1.take().unwrap();
-        let _ = commit.send(result);
-    }
-
-    fn payloads(&self) -> Vec<Bytes> {
-        self.messages.lock().unwrap().iter().map(|(inbound, _)| inbound.payload.clone()).collect()
-    }
-}
-
-/// An outbox in memory.
-#[derive(Default)]
-struct Owed {
-    entries: Mutex<BTreeMap<i64, Bytes>>,
-    changed: Notify,
-    emptied: Notify,
-}
-
-impl Owed {
-    fn with(n: i64) -> Arc<Self> {
-        let owed = Self::default();
-        owed.entries.lock().unwrap().extend((0..n).map(|seq| (seq, Bytes::from(format!("entry {seq}")))));
-        Arc::new(owed)
-    }
-}
-
-impl Outbox for Owed {
-    fn peek(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Announcement>, StoreError>> {
-        let entries = self.entries.lock().unwrap();
-        let announcement =
-            |(seq, payload): (&i64, &Bytes)| Announcement { seq: *seq, topic: "out".into(), payload: payload.clone() };
-        let oldest = entries.iter().take(limit).map(announcement).collect();
-        Box::pin(async { Ok(oldest) })
-    }
-
-    fn confirm(&self, seqs: Vec<i64>) -> BoxFuture<'_, Result<(), StoreError>> {
-        let mut entries = self.entries.lock().unwrap();
-        entries.retain(|seq, _| !seqs.contains(seq));
-        if entries.is_empty() {
-            self.emptied.notify_one();
-        }
-        Box::pin(async { Ok(()) })
-    }
-
-    fn notified(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.changed.notified())
-    }
-}
-
-struct Running {
-    link: Link,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    async fn until(&self, what: &str, shown: impl FnMut(&LinkState) -> bool) -> LinkState {
-        let mut state = self.link.state();
-        let shown = tokio::time::timeout(Duration::from_secs(30), state.wait_for(shown)).await;
-        shown.unwrap_or_else(|_| panic!("never: {what}: {:?}", self.link.state().borrow())).unwrap().clone()
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap();
-    }
-}
-
-fn config(broker: &Broker, filters: &[&str]) -> LinkConfig {
-    let address: Address = format!("mqtt://{}", broker.address).parse().unwrap();
-    let mut config = LinkConfig::new("test", address, "GW-1");
-    config.filters = filters.iter().map(|&filter| filter.to_owned()).collect();
-    let quick = Duration::from_millis(10);
-    config.backoff = Backoff::new(quick, quick, Duration::from_secs(30));
-    config.connect_spacing = Duration::ZERO;
-    config.outbox_per_second = 100_000;
-    config
-}
-
-fn run(config: LinkConfig, intake: &Arc<Held>, outbox: Option<Arc<Owed>>) -> Running {
-    let outbox = outbox.map(|outbox| outbox as Arc<dyn Outbox>);
-    let clock = Clock::set_to(Timestamp::EPOCH);
-    let (link, runner) = Link::new(config, Arc::clone(intake) as Arc<dyn Intake>, outbox, clock);
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(runner.run(stop.clone()));
-    Running { link, stop, task }
-}
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(60)
-}
 
 // ---- upstream -----------------------------------------------------------------------------------------------
 
@@ -453,13 +328,6 @@ async fn a_flapping_broker_sees_less_than_one_connect_a_second_and_hears_a_suspi
     running.stop().await;
 }
 
-impl Running {
-    /// Like [`Self::until`] for paused time, in which hours pass.
-    async fn until_long(&self, shown: impl FnMut(&LinkState) -> bool) {
-        self.link.state().wait_for(shown).await.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn a_refusal_and_a_closed_port_are_told_in_words() {
     let broker = Broker::start().await;
@@ -478,101 +346,5 @@ async fn a_refusal_and_a_closed_port_are_told_in_words() {
     let state = running.until("refused", |state| state.last_error.is_some()).await;
     let error = state.last_error.unwrap();
     assert!(error.starts_with(&format!("cannot reach `{free}`: Connection refused")), "{error}");
-    running.stop().await;
-}
-
-// ---- TLS ----------------------------------------------------------------------------------------------------
-
-struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: rcgen::Issuer::new(params, key), pem }
-    }
-
-    fn issue(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap(), key)
-    }
-
-    fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
-        use rustls_pki_types::pem::PemObject;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(rustls_pki_types::CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let clients =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let (cert, key) = self.issue("localhost");
-        let key = rustls_pki_types::PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients.build().unwrap())
-            .with_single_cert(vec![cert.der().clone()], key)
-            .unwrap();
-        Arc::new(config).into()
-    }
-
-    fn client_files(&self, folder: &Path) -> TlsFiles {
-        let (cert, key) = self.issue("GW-1");
-        let path = |name: &str| folder.join(name);
-        std::fs::write(path("ca.pem"), &self.pem).unwrap();
-        std::fs::write(path("cert.pem"), cert.pem()).unwrap();
-        std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
-        TlsFiles { ca: path("ca.pem"), identity: Some((path("cert.pem"), path("key.pem"))) }
-    }
-}
-
-async fn tls_config(authority: &Authority, folder: &Path) -> (Broker, LinkConfig) {
-    let broker = Broker::start_with(Some(authority.acceptor())).await;
-    let mut config = config(&broker, &["in"]);
-    config.address = format!("mqtts://localhost:{}", broker.address.port()).parse().unwrap();
-    config.tls = Some(authority.client_files(folder));
-    (broker, config)
-}
-
-#[tokio::test]
-async fn a_client_certificate_opens_the_connection_with_and_without_the_aws_sdk() {
-    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let (broker, mut config) = tls_config(&authority, folder.path()).await;
-    for aws_iot in [false, true] {
-        config.aws_iot = aws_iot;
-        let held = Arc::new(Held { settle_at_once: true, ..Held::default() });
-        let running = run(config.clone(), &held, None);
-        running.until("up", |state| state.up).await;
-        broker.publish("in", "x", false);
-        held.received(1).await;
-        assert_eq!(running.link.publish_once("t".into(), Bytes::new(), soon()).await, Ok(Handed::Acknowledged));
-        running.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn the_wrong_authority_and_a_missing_client_certificate_are_told_in_words() {
-    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let (_broker, mut config) = tls_config(&authority, folder.path()).await;
-    std::fs::write(folder.path().join("ca.pem"), Authority::new().pem).unwrap();
-    let running = run(config.clone(), &Arc::default(), None);
-    let state = running.until("refused", |state| state.last_error.is_some()).await;
-    let error = state.last_error.unwrap();
-    assert!(error.contains("comes from no authority in `") && error.contains("ca.pem`"), "{error}");
-    // The files are read anew for each connection: putting the right one in place is enough.
-    std::fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
-    running.until("up", |state| state.up).await;
-    running.stop().await;
-
-    config.tls.as_mut().unwrap().identity = None;
-    let running = run(config, &Arc::default(), None);
-    let state = running.until("refused", |state| state.last_error.is_some()).await;
-    let error = state.last_error.unwrap();
-    assert!(error.contains("CertificateRequired") || error.contains("ertificate"), "{error}");
     running.stop().await;
 }
