@@ -135,7 +135,8 @@ fn explain_tls(error: &TlsError, config: &LinkConfig) -> String {
     let broker = &config.address;
     let text = error.to_string();
     let ca = config.tls.as_ref().map_or_else(String::new, |files| files.ca.display().to_string());
-    if text.contains("UnknownIssuer") {
+    // A bad signature is an authority of the right name with another key: one that was made anew.
+    if text.contains("UnknownIssuer") || text.contains("BadSignature") {
         return format!("the certificate of `{broker}` comes from no authority in `{ca}`; is it the right `ca`?");
     }
     if text.contains("NotValidForName") {

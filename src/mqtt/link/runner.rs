@@ -6,26 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt, stream};
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, NetworkOptions, Packet, Publish, QoS};
+use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, NetworkOptions, Packet, PubAck, Publish, QoS, Request};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::options::{explain, options};
 use super::outbox::Pump;
-use super::session::{Heard, Session, answer};
+use super::session::{Acks, Heard, Session, answer};
 use super::{
-    CONNECT_WAIT, INTAKE_MAX, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, Once, Outbox,
-    REFUSED_RETRY, STOP_WAIT,
+    CONNECT_WAIT, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, Once, Outbox, REFUSED_RETRY, STOP_WAIT,
 };
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::mqtt::{Inbound, Intake};
 use crate::shadow::StoreError;
 
-/// Requests rumqttc holds for us: every acknowledgement, publish and SUBSCRIBE that can be due at once, so that handing
-/// one over never fails for want of room.
-const REQUESTS_MAX: usize = INTAKE_MAX + OUTBOX_WINDOW + ONCE_WINDOW + 64;
+/// Requests rumqttc holds for us: every publish and SUBSCRIBE that can be due at once, and one acknowledgement, so that
+/// handing one over never fails for want of room.
+const REQUESTS_MAX: usize = OUTBOX_WINDOW + ONCE_WINDOW + 64;
 /// A connection that ends sooner than this after its CONNACK is a short one.
 const SHORT_LIVED: Duration = Duration::from_secs(5);
 /// So many short connections in a row look like two clients with one id.
@@ -152,7 +151,8 @@ impl LinkRunner {
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(CONNECT_WAIT.as_secs()).set_tcp_nodelay(true);
         event_loop.set_network_options(network);
-        let mut events = events(event_loop);
+        let acks = Acks::default();
+        let mut events = events(event_loop, acks.clone());
 
         let first = tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
@@ -166,7 +166,7 @@ impl LinkRunner {
         let connected = Instant::now();
         self.connected(session_present);
 
-        let mut session = Session::new(client);
+        let mut session = Session::new(client, acks);
         let (ended, exact) = self.carry(&mut session, &mut events, stop).await;
         drop(events);
         let why = match &ended {
@@ -230,9 +230,9 @@ impl LinkRunner {
             tokio::select! {
                 () = stop.cancelled() => return self.farewell(session, events).await,
                 // A full intake stops the reading, and with it everything the broker sends.
-                polled = events.next(), if session.unsettled.len() < INTAKE_MAX => {
+                polled = events.next(), if session.may_read() => {
                     match hear(session, polled, &self.config)? {
-                        Heard::Message(publish) => self.accept(session, publish, stop).await?,
+                        Heard::Message(publish) => accept(&*self.intake, session, publish, stop).await?,
                         Heard::Acked(seq) => self.pump.iter_mut().for_each(|pump| pump.acked(seq)),
                         Heard::Subscribed(more) => {
                             refused.extend(more);
@@ -289,24 +289,6 @@ impl LinkRunner {
         let state = self.state.borrow();
         let refused = |filter: &&String| state.refused_filters.iter().any(|text| is_about(text, filter));
         self.config.filters.iter().filter(refused).cloned().collect()
-    }
-
-    /// Hands a message to the intake, waiting while the store has no room: nothing is read meanwhile.
-    async fn accept(&self, session: &mut Session, publish: Publish, stop: &CancellationToken) -> Result<(), Broken> {
-        let pkid = if publish.qos == QoS::AtMostOnce { 0 } else { publish.pkid };
-        let inbound = Inbound {
-            topic: publish.topic,
-            payload: publish.payload,
-            retained: publish.retain,
-            redelivered: publish.dup,
-        };
-        tokio::select! {
-            accepted = self.intake.accept(inbound) => session.settle_later(pkid, accepted.map_err(unstored)?),
-            // Not taken, not acknowledged: the broker keeps it. Nothing after it may be acknowledged either, and the
-            // caller stops reading now.
-            () = stop.cancelled() => {}
-        }
-        Ok(())
     }
 
     /// The clean end: acknowledge what is settled, say that we go, disconnect.
@@ -369,14 +351,39 @@ fn unstored(error: StoreError) -> Broken {
 
 /// The event loop as a stream: a poll that was begun survives being waited for by `select!`, which a bare `poll()` would
 /// not, losing a request that was taken from the queue and not yet written.
-fn events(event_loop: EventLoop) -> Events {
-    Box::pin(stream::unfold(Some(event_loop), |event_loop| async move {
-        let mut event_loop = event_loop?;
-        match event_loop.poll().await {
-            Ok(event) => Some((Ok(event), Some(event_loop))),
+fn events(event_loop: EventLoop, acks: Acks) -> Events {
+    Box::pin(stream::unfold(Some((event_loop, acks)), |running| async move {
+        let (mut event_loop, acks) = running?;
+        let polled = match write_acks(&mut event_loop, &acks).await {
+            Ok(()) => event_loop.poll().await,
+            Err(error) => Err(error),
+        };
+        match polled {
+            Ok(event) => Some((Ok(event), Some((event_loop, acks)))),
             Err(error) => Some((Err((error, std::mem::take(&mut event_loop.state.events))), None)),
         }
     }))
+}
+
+/// Writes the acknowledgements that wait, all together.
+async fn write_acks(event_loop: &mut EventLoop, acks: &Acks) -> Result<(), ConnectionError> {
+    let Some(network) = &mut event_loop.network else { return Ok(()) };
+    let waiting = acks.take();
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let write = async {
+        for pkid in waiting {
+            if let Some(packet) = event_loop.state.handle_outgoing_packet(Request::PubAck(PubAck::new(pkid)))? {
+                network.write(packet).await?;
+            }
+        }
+        network.flush().await
+    };
+    match timeout_at(Instant::now() + CONNECT_WAIT, write).await {
+        Ok(written) => Ok(written?),
+        Err(_) => Err(ConnectionError::FlushTimeout),
+    }
 }
 
 /// One event, or the end: then what was still to be told is entered into the books first.
@@ -394,6 +401,25 @@ fn hear(session: &mut Session, polled: Option<Polled>, config: &LinkConfig) -> R
         }
         None => Err(Broken::inexact("the client ended".to_owned())),
     }
+}
+
+/// Hands a message to the intake, waiting while the store has no room: nothing is read meanwhile.
+async fn accept(
+    intake: &dyn Intake,
+    session: &mut Session,
+    publish: Publish,
+    stop: &CancellationToken,
+) -> Result<(), Broken> {
+    let pkid = if publish.qos == QoS::AtMostOnce { 0 } else { publish.pkid };
+    let inbound =
+        Inbound { topic: publish.topic, payload: publish.payload, retained: publish.retain, redelivered: publish.dup };
+    tokio::select! {
+        accepted = intake.accept(inbound) => session.settle_later(pkid, accepted.map_err(unstored)?),
+        // Not taken, not acknowledged: the broker keeps it. Nothing after it may be acknowledged either, and the
+        // caller stops reading now.
+        () = stop.cancelled() => {}
+    }
+    Ok(())
 }
 
 /// Sends the PUBACK of the oldest unsettled message, and of those behind it that are settled too.

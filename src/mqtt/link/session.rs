@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::FuturesOrdered;
 use rumqttc::{
@@ -15,7 +16,9 @@ use rumqttc::{
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Announcement, FILTERS_PER_SUBSCRIBE, Handed, LinkConfig, NotHanded, ONCE_WINDOW, Once, Presence};
+use super::{
+    Announcement, FILTERS_PER_SUBSCRIBE, Handed, INTAKE_MAX, LinkConfig, NotHanded, ONCE_WINDOW, Once, Presence,
+};
 use crate::mqtt::{Acceptance, BoxFuture};
 use crate::shadow::StoreError;
 
@@ -49,8 +52,36 @@ pub(super) enum Heard {
     Broken(String),
 }
 
+/// PUBACKs on their way out.
+///
+/// rumqttc writes one request for every ten packets it reads, so acknowledgements that went through its queue alone
+/// would pile up without bound behind a broker that sends as fast as it can.
+#[derive(Clone, Default)]
+pub(super) struct Acks(Arc<Mutex<AcksInner>>);
+
+#[derive(Default)]
+struct AcksInner {
+    /// In the client's queue.
+    first: Option<u16>,
+    /// Behind it, in order.
+    following: Vec<u16>,
+}
+
+impl Acks {
+    fn lock(&self) -> MutexGuard<'_, AcksInner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to write before the next poll: nothing while the first is still in the queue, or it would be overtaken.
+    pub(super) fn take(&self) -> Vec<u16> {
+        let mut acks = self.lock();
+        if acks.first.is_some() { Vec::new() } else { std::mem::take(&mut acks.following) }
+    }
+}
+
 pub(super) struct Session {
     client: AsyncClient,
+    acks: Acks,
     submitted: VecDeque<Slot>,
     outstanding: HashMap<u16, (Slot, Instant)>,
     subscribing: VecDeque<Vec<String>>,
@@ -66,9 +97,10 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(client: AsyncClient) -> Self {
+    pub(super) fn new(client: AsyncClient, acks: Acks) -> Self {
         Self {
             client,
+            acks,
             submitted: VecDeque::new(),
             outstanding: HashMap::new(),
             subscribing: VecDeque::new(),
@@ -152,13 +184,28 @@ impl Session {
         }));
     }
 
-    pub(super) fn acknowledge(&self, pkid: u16) -> Result<(), ClientError> {
+    /// Sends a PUBACK. The first goes through the client's queue and so ends a poll that waits; those that follow
+    /// meanwhile are written together before the next poll ([`Acks`]).
+    pub(super) fn acknowledge(&mut self, pkid: u16) -> Result<(), ClientError> {
         if pkid == 0 {
             return Ok(());
         }
+        let mut acks = self.acks.lock();
+        if acks.first.is_some() || !acks.following.is_empty() {
+            acks.following.push(pkid);
+            return Ok(());
+        }
+        acks.first = Some(pkid);
+        drop(acks);
         let mut publish = Publish::new("", QoS::AtLeastOnce, Vec::new());
         publish.pkid = pkid;
         self.client.try_ack(&publish)
+    }
+
+    /// Whether to go on polling: the intake has room, or acknowledgements are on their way that make some.
+    pub(super) fn may_read(&self) -> bool {
+        let acks = self.acks.lock();
+        self.unsettled.len() < INTAKE_MAX || acks.first.is_some() || !acks.following.is_empty()
     }
 
     // ---- events ---------------------------------------------------------------------------------------------
@@ -182,6 +229,11 @@ impl Session {
                 }
                 None => Heard::Broken("a SUBSCRIBE left that nobody asked for".to_owned()),
             },
+            Event::Outgoing(Outgoing::PubAck(pkid)) => {
+                let mut acks = self.acks.lock();
+                acks.first = acks.first.filter(|first| *first != pkid);
+                Heard::Nothing
+            }
             Event::Outgoing(Outgoing::Disconnect) => Heard::Disconnected,
             // The client waits for an old acknowledgement before it reuses its packet id, and what it holds back
             // meanwhile it may lose.

@@ -1,0 +1,118 @@
+//! Our words as DynamoDB's attribute values. Pure; equal input gives equal bytes, so a retry is a no-op.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use floorgate_model::{DeviceId, ExecutionRecord, GatewayId, Reading, table};
+use serde_json::{Map, Value};
+
+use crate::shadow::{DeviceView, HistoryBlock};
+
+/// An item, or a map inside one.
+pub(super) type Item = HashMap<String, AttributeValue>;
+
+/// DynamoDB nests at most 32 levels; what a sender nested deeper than this below an attribute is kept as JSON text.
+const NESTING_MAX: usize = 24;
+
+/// A text.
+pub(super) fn text(value: impl ToString) -> AttributeValue {
+    AttributeValue::S(value.to_string())
+}
+
+/// A number.
+pub(super) fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+/// The key of a device's item.
+pub(super) fn device_key(device: &DeviceId) -> Item {
+    Item::from([(table::devices::DEVICE_ID.to_owned(), text(device))])
+}
+
+/// The text of an attribute, if it is one.
+pub(super) fn text_of<'a>(item: &'a Item, attribute: &str) -> Option<&'a str> {
+    item.get(attribute)?.as_s().ok().map(String::as_str)
+}
+
+/// `shadow_version`; zero where it is missing or no number of ours.
+pub(super) fn version_of(item: &Item) -> u64 {
+    let stored = item.get(table::devices::SHADOW_VERSION).and_then(|value| value.as_n().ok());
+    stored.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// A map of strings.
+pub(super) fn text_map(values: &BTreeMap<String, String>) -> AttributeValue {
+    AttributeValue::M(values.iter().map(|(name, value)| (name.clone(), text(value))).collect())
+}
+
+/// `last_telemetry`: readings as texts, as the seed has them, and their time; `None` before the first reading.
+pub(super) fn last_telemetry(view: &DeviceView) -> Option<AttributeValue> {
+    if view.last_readings.is_empty() {
+        return None;
+    }
+    let mut map: Item = view.last_readings.iter().map(|(name, reading)| (name.to_owned(), text(reading))).collect();
+    if let Some(at) = view.last_reading_at {
+        map.insert("timestamp".to_owned(), text(at));
+    }
+    Some(AttributeValue::M(map))
+}
+
+/// A reading as a number; as a text where DynamoDB has no such number.
+fn reading(value: Reading) -> AttributeValue {
+    if value.fits_table_number() { number(value) } else { text(value) }
+}
+
+/// An item of `iot-telemetry-history`.
+pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
+    let last = block.offsets_ms.last().copied().unwrap_or(0);
+    let end = block.first.saturating_add(std::time::Duration::from_millis(last));
+    let column = |values: &Vec<Option<Reading>>| {
+        let cells = values.iter().map(|cell| cell.map_or(AttributeValue::Null(true), reading));
+        AttributeValue::L(cells.collect())
+    };
+    let readings = block.readings.iter().map(|(metric, values)| (metric.clone(), column(values))).collect();
+    Item::from([
+        (table::devices::DEVICE_ID.to_owned(), text(&block.device_id)),
+        (table::history::TIMESTAMP.to_owned(), text(block.first)),
+        (table::history::END.to_owned(), text(end)),
+        (table::history::COUNT.to_owned(), number(block.offsets_ms.len())),
+        (table::devices::GATEWAY_ID.to_owned(), text(gateway)),
+        (table::history::OFFSETS_MS.to_owned(), AttributeValue::L(block.offsets_ms.iter().map(number).collect())),
+        (table::history::READINGS.to_owned(), AttributeValue::M(readings)),
+        (table::history::EXPIRES_AT.to_owned(), number(block.expires_at.as_seconds())),
+    ])
+}
+
+/// An execution record, field by field as it is published.
+pub(super) fn execution(record: &ExecutionRecord) -> Item {
+    match serde_json::to_value(record) {
+        Ok(Value::Object(fields)) => fields.iter().map(|(name, value)| (name.clone(), json(value, 1))).collect(),
+        // A record is a struct of texts and JSON, which always becomes an object.
+        _ => Item::new(),
+    }
+}
+
+/// Parameters as boto3 writes them from the same JSON, so that both can be compared inside the table.
+pub(super) fn parameters(map: &Map<String, Value>) -> AttributeValue {
+    json(&Value::Object(map.clone()), 1)
+}
+
+fn json(value: &Value, level: usize) -> AttributeValue {
+    match value {
+        Value::Null => AttributeValue::Null(true),
+        Value::Bool(yes) => AttributeValue::Bool(*yes),
+        Value::String(content) => text(content),
+        Value::Number(n) if n.is_f64() => {
+            let value = n.as_f64().and_then(Reading::new);
+            value.map_or_else(|| text(n), reading)
+        }
+        Value::Number(n) => number(n),
+        Value::Array(_) | Value::Object(_) if level > NESTING_MAX => text(value),
+        Value::Array(list) => AttributeValue::L(list.iter().map(|inner| json(inner, level + 1)).collect()),
+        // DynamoDB refuses an empty name.
+        Value::Object(map) if map.contains_key("") => text(value),
+        Value::Object(map) => {
+            AttributeValue::M(map.iter().map(|(name, inner)| (name.clone(), json(inner, level + 1))).collect())
+        }
+    }
+}
