@@ -36,9 +36,10 @@ fn cpu_ticks(pid: u32) -> u64 {
 const NAMES: [&str; 50] = {
     let mut names = [""; 50];
     let all = [
-        "D00", "D01", "D02", "D03", "D04", "D05", "D06", "D07", "D08", "D09", "D10", "D11", "D12", "D13", "D14", "D15", "D16",
-        "D17", "D18", "D19", "D20", "D21", "D22", "D23", "D24", "D25", "D26", "D27", "D28", "D29", "D30", "D31", "D32", "D33",
-        "D34", "D35", "D36", "D37", "D38", "D39", "D40", "D41", "D42", "D43", "D44", "D45", "D46", "D47", "D48", "D49",
+        "D00", "D01", "D02", "D03", "D04", "D05", "D06", "D07", "D08", "D09", "D10", "D11", "D12", "D13", "D14", "D15",
+        "D16", "D17", "D18", "D19", "D20", "D21", "D22", "D23", "D24", "D25", "D26", "D27", "D28", "D29", "D30", "D31",
+        "D32", "D33", "D34", "D35", "D36", "D37", "D38", "D39", "D40", "D41", "D42", "D43", "D44", "D45", "D46", "D47",
+        "D48", "D49",
     ];
     let mut n = 0;
     while n < 50 {
@@ -61,7 +62,10 @@ fn reading(n: u64) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_devices_at_rest_and_fifty_at_twenty_messages_a_second() {
     let devices = vec![
-        ("P", "pressure_sensor", 5), ("T", "temperature_sensor", 10), ("V", "valve_actuator", 5), ("G", "edge_gateway", 30),
+        ("P", "pressure_sensor", 5),
+        ("T", "temperature_sensor", 10),
+        ("V", "valve_actuator", 5),
+        ("G", "edge_gateway", 30),
         ("B", "vibration_sensor", 1),
     ];
     let mut rig = Rig::start(Options { devices, commit_interval: "1s", ..Options::default() }).await;
@@ -113,7 +117,8 @@ async fn from_the_cloud_to_the_device() {
     let mut operator = rig.operator().await;
     let mut delays = Vec::new();
     for n in 0..200u64 {
-        let payload = Rig::command("update_config", json!({"sample_rate_seconds": 1 + n % 60}), &isoformat(0)).to_string();
+        let payload =
+            Rig::command("update_config", json!({"sample_rate_seconds": 1 + n % 60}), &isoformat(0)).to_string();
         let before = device.executed().len();
         let started = Instant::now();
         drop(operator.send(&format!("devices/{}/commands", device.id()), payload, false).await);
@@ -124,7 +129,10 @@ async fn from_the_cloud_to_the_device() {
         operator.outcome(device.id(), 10).await;
     }
     delays.sort();
-    println!("cloud publish to device, 200 commands: p50 {:?}, p99 {:?}, max {:?}", delays[100], delays[197], delays[199]);
+    println!(
+        "cloud publish to device, 200 commands: p50 {:?}, p99 {:?}, max {:?}",
+        delays[100], delays[197], delays[199]
+    );
 }
 
 /// Puts messages for the devices into a broker's queue.
@@ -168,7 +176,8 @@ async fn bare_subscriber(broker: SocketAddr, rig: &Rig, count: u64) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn durable_ingest_beside_a_bare_subscriber_at_the_same_broker() {
-    let broker: SocketAddr = std::env::var("FLOORGATE_TEST_MOSQUITTO").expect("set by `cargo xtask measure`").parse().unwrap();
+    let broker: SocketAddr =
+        std::env::var("FLOORGATE_TEST_MOSQUITTO").expect("set by `cargo xtask measure`").parse().unwrap();
     let mut options = fifty();
     options.floor_broker = Some(broker);
     let mut rig = Rig::start(options).await;
@@ -189,7 +198,10 @@ async fn durable_ingest_beside_a_bare_subscriber_at_the_same_broker() {
             assert!(started.elapsed() < Duration::from_secs(120), "{probe} of {count}\n{}", rig.daemon.log());
         }
         let durable = count as f64 / started.elapsed().as_secs_f64();
-        println!("through mosquitto: bare subscriber {bare:.0} msg/s, floorgate (start included) {durable:.0} msg/s, ratio {:.2}", durable / bare);
+        println!(
+            "through mosquitto: bare subscriber {bare:.0} msg/s, floorgate (start included) {durable:.0} msg/s, ratio {:.2}",
+            durable / bare
+        );
         ratios.push(durable / bare);
     }
     ratios.sort_by(f64::total_cmp);

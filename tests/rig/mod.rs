@@ -106,7 +106,8 @@ impl Rig {
                 (table.endpoint_url(), Some(table))
             }
         };
-        let (floor, floor_toml) = match options.floor_broker.or_else(|| from_environment("FLOORGATE_TEST_FLOOR_BROKER")) {
+        let (floor, floor_toml) = match options.floor_broker.or_else(|| from_environment("FLOORGATE_TEST_FLOOR_BROKER"))
+        {
             Some(address) => (address, format!("url = \"mqtt://{address}\"")),
             None => {
                 let address = SocketAddr::from(([127, 0, 0, 1], free_port()));

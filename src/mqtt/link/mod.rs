@@ -44,6 +44,7 @@ use floorgate_model::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use super::handed::{Handed, NotHanded};
 pub use address::{Address, AddressError};
 pub use cloud::{CloudDevices, FILTERS_PER_CONNECTION, cloud_links, gateway_presence};
 pub use outbox::{Announcement, Outbox, ResultLane};
@@ -184,26 +185,6 @@ pub struct LinkState {
     pub sessions_lost: u64,
     /// Filters the broker refuses, each with what it answered.
     pub refused_filters: Vec<String>,
-}
-
-/// What became of a message that was handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handed {
-    /// The broker acknowledged it.
-    Acknowledged,
-    /// It left, or may have left, and no PUBACK came on that connection.
-    Unknown,
-}
-
-/// Why certainly not a byte of a message left.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotHanded {
-    /// The link is down, or too much waits already.
-    #[error("{0}")]
-    Offline(String),
-    /// Its deadline passed first.
-    #[error("its deadline passed before it could be sent")]
-    Expired,
 }
 
 /// A message to be handed over once.

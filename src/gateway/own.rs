@@ -1,0 +1,77 @@
+//! The gateway as a device among its devices: its own readings, every 30 s, in by the same door as a sensor's.
+
+use floorgate_model::{DeviceStatus, GatewayId, Reading, Readings};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::House;
+use super::settings::OWN_INTERVAL;
+use crate::shadow::{FloorReport, StateReport, StoreError, TelemetryReport};
+use crate::vitals::Vitals;
+
+/// Reports until `stop`.
+pub(super) async fn run(gateway: GatewayId, house: House, stop: CancellationToken) {
+    let mut vitals = Vitals::new();
+    // The first look only sets the counters that the share of the processor is counted from.
+    vitals.sample();
+    if let Err(error) = introduce(&gateway, &house).await {
+        warn!(%error, "cannot note the gateway's own state");
+    }
+    let mut every = tokio::time::interval(OWN_INTERVAL);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(every.tick()).await.is_some() {
+        if let Err(error) = report(&gateway, &house, &mut vitals).await {
+            warn!(%error, "cannot note the gateway's own readings");
+        }
+    }
+}
+
+async fn introduce(gateway: &GatewayId, house: &House) -> Result<(), StoreError> {
+    let state = StateReport {
+        device_id: gateway.as_device(),
+        online: true,
+        firmware_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        configuration: None,
+        boot_count: None,
+        commands: None,
+        retained: false,
+        received_at: house.clock.now(),
+    };
+    house.store.submit(FloorReport::State(state)).await.map(drop)
+}
+
+async fn report(gateway: &GatewayId, house: &House, vitals: &mut Vitals) -> Result<(), StoreError> {
+    let own = gateway.as_device();
+    let devices = house.store.devices().await?;
+    let connected = |view: &&crate::shadow::DeviceView| {
+        view.device_id != own && view.last_seen_at.is_some() && view.observed != DeviceStatus::Offline
+    };
+    let connected = devices.iter().filter(connected).count();
+    let stats = house.store.stats().await?;
+    let mut readings = vitals.sample().readings();
+    let waiting = stats.samples_open + stats.samples_waiting;
+    add(&mut readings, "connected_devices", connected);
+    add(&mut readings, "outbox_oldest_seconds", stats.oldest_waiting_seconds);
+    add(&mut readings, "outbox_records", stats.outbox_waiting);
+    add(&mut readings, "outbox_samples", waiting);
+    add(&mut readings, "store_mb", stats.bytes_on_disk / 1_000_000);
+    let now = house.clock.now();
+    let report = TelemetryReport {
+        device_id: own,
+        readings,
+        device_time: Some(now),
+        seq: None,
+        received_at: now,
+        redelivered: false,
+        retained: false,
+    };
+    house.store.submit(FloorReport::Telemetry(report)).await.map(drop)
+}
+
+fn add(readings: &mut Readings, name: &str, count: impl ToString) {
+    if let Some(reading) = Reading::parse(&count.to_string()) {
+        // Names and number of the gateway's own readings are within the limits.
+        let _ = readings.insert(name, reading);
+    }
+}

@@ -1,0 +1,76 @@
+//! The cloud's side: links that bring commands and take results, lanes that keep the tables current.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::crew::Crew;
+use super::{House, RunError, ids, settings};
+use crate::command::{Admitted, Source};
+use crate::config::Config;
+use crate::mqtt::intake::{Attached, CloudIntake, CommandMessage, CommandSink};
+use crate::mqtt::link::{CloudDevices, Link, LinkState, Outbox, ResultLane, cloud_links, gateway_presence};
+use crate::mqtt::refusals::Refusal;
+use crate::sync;
+
+/// Starts the cloud links; answers how each stands.
+pub(super) fn links(config: &Config, house: &House, crew: &mut Crew) -> Result<Vec<watch::Receiver<LinkState>>, RunError> {
+    let Some(cloud) = &config.cloud else { return Ok(Vec::new()) };
+    let mut base = settings::link("cloud", &cloud.broker);
+    base.presence = Some(gateway_presence(&config.gateway.id, env!("CARGO_PKG_VERSION"), house.clock.clone()));
+    let mut devices = ids(config);
+    devices.push(config.gateway.id.as_device());
+    let which = match &cloud.command_filter {
+        Some(filter) => CloudDevices::Filter(filter),
+        None => CloudDevices::Each(&devices),
+    };
+    let mut states = Vec::new();
+    for (n, link) in cloud_links(&base, which).into_iter().enumerate() {
+        let attached = Attached::new(devices.iter().cloned());
+        let intake = Arc::new(CloudIntake::new(attached, admission(house), Arc::clone(&house.refusals)));
+        // One outbox, one link that empties it.
+        let outbox = (n == 0).then(|| Arc::new(ResultLane(house.store.clone())) as Arc<dyn Outbox>);
+        let name = link.name.clone();
+        let (link, runner) = Link::new(link, intake, outbox, house.clock.clone());
+        states.push(link.state());
+        crew.add(format!("link {name}"), runner.run(crew.stopping()));
+    }
+    Ok(states)
+}
+
+fn admission(house: &House) -> CommandSink {
+    let (admission, refusals) = (house.admission.clone(), Arc::clone(&house.refusals));
+    Arc::new(move |message: CommandMessage| {
+        let (admission, refusals) = (admission.clone(), Arc::clone(&refusals));
+        Box::pin(async move {
+            let source = Source::Cloud { retained: message.retained };
+            let (device, id) = (message.request.device_id.clone(), message.request.command_id.clone());
+            match admission.admit(message.request, source).await? {
+                Admitted::Journalled(_) | Admitted::Duplicate(_) => {}
+                Admitted::UnknownDevice => refusals.count(Refusal::UnknownDevice),
+                Admitted::Conflict(_) => {
+                    tracing::warn!(device_id = %device, command_id = %id, reason = "DUPLICATE_ID", "command refused: its id belongs to another one");
+                    refusals.count(Refusal::DuplicateId);
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Starts the lanes to the tables; answers how they fare.
+pub(super) fn tables(
+    config: &Config,
+    house: &House,
+    crew: &mut Crew,
+) -> Result<Option<watch::Receiver<sync::SyncState>>, RunError> {
+    let Some(tables) = &config.dynamodb else { return Ok(None) };
+    let table = sync::DynamoTable::new(settings::tables(config, tables)?, house.clock.clone());
+    let table = table.map_err(|error| RunError::Configuration(error.to_string()))?;
+    let settings =
+        sync::Settings { gateway_id: config.gateway.id.clone(), state_interval: config.sync.state_interval };
+    let uploader = sync::Uploader::new(house.store.clone(), table, settings, house.clock.clone());
+    let state = uploader.watch();
+    crew.add("sync", uploader.run(crew.stopping()));
+    Ok(Some(state))
+}
