@@ -17,10 +17,28 @@
 //!
 //! It knows no topic, no cloud and no driver, starts no retries and decides about no command.
 
+mod answers;
+mod commands;
+mod device;
+mod device_rows;
+mod files;
+mod intake;
+mod journal;
+mod outbox;
 pub mod report;
+mod request;
+mod samples;
+mod schema;
+mod sessions;
+mod state_file;
+pub(crate) mod status;
 pub mod store;
 pub(crate) mod telemetry;
+mod terms;
+mod turn;
 pub mod view;
+mod words;
+mod writer;
 
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
 pub use store::{Config, Store, StoreError, Wakeups};
