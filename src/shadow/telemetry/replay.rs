@@ -1,0 +1,108 @@
+//! Opening: what is in the file becomes what was in memory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use floorgate_model::{DeviceId, Readings, Timestamp};
+
+use super::samples::Sample;
+use super::segment::{self, Entry, Packer, Tail};
+use super::track::Track;
+use super::{ClosedBlock, TelemetryDb, body, io, rows, schema};
+use crate::shadow::store::StoreError;
+
+/// The newest sample of each device.
+type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
+
+pub(super) fn open(
+    path: &Path,
+    history_retention: Duration,
+    now: Instant,
+) -> Result<(TelemetryDb, Newest), StoreError> {
+    let conn = schema::open(path)?;
+    let tally = rows::tally(&conn).map_err(io("read the tally of telemetry.db"))?;
+    let mut db = TelemetryDb {
+        conn,
+        path: path.to_owned(),
+        history_retention,
+        tracks: BTreeMap::new(),
+        names: BTreeMap::new(),
+        closed: Vec::new(),
+        tally,
+        tail: Tail::default(),
+        staged: Packer::default(),
+        before: BTreeMap::new(),
+        closed_before: 0,
+        unreadable: None,
+        sent_from: 0,
+    };
+    db.replay_devices()?;
+    db.replay_journal(now)?;
+    let newest = db.newest_samples()?;
+    Ok((db, newest))
+}
+
+impl TelemetryDb {
+    fn replay_devices(&mut self) -> Result<(), StoreError> {
+        for row in rows::devices(&self.conn).map_err(io("read the devices of telemetry.db"))? {
+            // A name that is no id was damaged; its blocks cannot be sent, its row number stays used.
+            let Ok(device) = DeviceId::new(&row.name) else { continue };
+            self.names.insert(row.row, device.clone());
+            let track = Track {
+                stored: true,
+                newest: row.newest,
+                newest_asked: row.newest_asked,
+                last_block: row.last_block,
+                last_live: row.last_live,
+                ..Track::new(row.row)
+            };
+            self.tracks.insert(device, track);
+        }
+        Ok(())
+    }
+
+    /// Places every sample of the journal where it was placed first. What is damaged is left out.
+    fn replay_journal(&mut self, now: Instant) -> Result<(), StoreError> {
+        let pages = rows::pages(&self.conn, self.tally.epoch).map_err(io("read the journal of telemetry.db"))?;
+        for (page, page_body) in pages {
+            let (segments, used) = segment::segments(&page_body);
+            for entry in segments.into_iter().filter_map(segment::unpack).flatten() {
+                self.replace(&entry, now);
+            }
+            self.tail = Tail { page, body: page_body.get(..used).unwrap_or_default().to_vec() };
+        }
+        self.closed_before = self.closed.len();
+        Ok(())
+    }
+
+    fn replace(&mut self, entry: &Entry, now: Instant) {
+        let Some(device) = self.names.get(&entry.device) else { return };
+        let Some(track) = self.tracks.get_mut(device) else { return };
+        let follows = |block: &super::OpenBlock| block.last() < entry.sample.at;
+        let starts = entry.starts_block || !track.lane(entry.late).block.as_ref().is_some_and(follows);
+        let closed = track.put(device.as_str(), entry.late, starts.then_some(now), &entry.sample);
+        self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
+    }
+
+    fn newest_samples(&self) -> Result<Newest, StoreError> {
+        let mut newest = Newest::new();
+        for (device, track) in &self.tracks {
+            if let Some(sample) = self.newest_sample(device, track)? {
+                newest.insert(device.clone(), (Timestamp::from_millis(sample.at), sample.readings));
+            }
+        }
+        Ok(newest)
+    }
+
+    fn newest_sample(&self, device: &DeviceId, track: &Track) -> Result<Option<Sample>, StoreError> {
+        let closed = self.closed.iter().rev().filter(|closed| closed.device == *device).map(|closed| &closed.block);
+        if let Some(block) = track.live.block.iter().chain(closed.filter(|block| !block.late)).next() {
+            return Ok(block.samples().newest());
+        }
+        let Some(id) = track.last_live else { return Ok(None) };
+        let row = rows::block(&self.conn, id).map_err(io("read the newest block of a device"))?;
+        let row = row.filter(|row| row.device == track.row);
+        Ok(row.and_then(|row| body::decode(row.first, &row.body)?.0.newest()))
+    }
+}

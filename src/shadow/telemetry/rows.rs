@@ -1,0 +1,197 @@
+//! The SQL: one function a statement, rows in and out.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+/// Figures that would be too dear to count: kept beside what they count, changed in the same transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Pages of the journal with this epoch hold samples; others are empty.
+    pub(super) epoch: i64,
+    /// The next block's id; none is ever given twice.
+    pub(super) next_block: i64,
+    pub(super) blocks_waiting: i64,
+    pub(super) samples_waiting: i64,
+    pub(super) blocks_sent: i64,
+    pub(super) blocks_parked: i64,
+    /// Parked blocks that were dropped to make room, since the file was made.
+    pub(super) parked_dropped: i64,
+}
+
+/// A block's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BlockRow {
+    pub(super) id: i64,
+    pub(super) device: i64,
+    pub(super) first: i64,
+    /// The block of the same device that was closed before.
+    pub(super) previous: Option<i64>,
+    pub(super) samples: i64,
+    pub(super) body: Vec<u8>,
+}
+
+/// A device's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeviceRow {
+    pub(super) row: i64,
+    pub(super) name: String,
+    pub(super) newest: Option<i64>,
+    pub(super) newest_asked: Option<i64>,
+    pub(super) last_block: Option<i64>,
+    pub(super) last_live: Option<i64>,
+}
+
+pub(super) fn tally(conn: &Connection) -> rusqlite::Result<Tally> {
+    let sql = "SELECT epoch, next_block, blocks_waiting, samples_waiting, blocks_sent, blocks_parked, parked_dropped
+               FROM tally WHERE one = 1";
+    conn.query_row(sql, [], |row| {
+        Ok(Tally {
+            epoch: row.get(0)?,
+            next_block: row.get(1)?,
+            blocks_waiting: row.get(2)?,
+            samples_waiting: row.get(3)?,
+            blocks_sent: row.get(4)?,
+            blocks_parked: row.get(5)?,
+            parked_dropped: row.get(6)?,
+        })
+    })
+}
+
+pub(super) fn save_tally(conn: &Connection, tally: &Tally) -> rusqlite::Result<()> {
+    let sql = "UPDATE tally SET epoch = ?1, next_block = ?2, blocks_waiting = ?3, samples_waiting = ?4,
+               blocks_sent = ?5, blocks_parked = ?6, parked_dropped = ?7 WHERE one = 1";
+    conn.prepare_cached(sql)?.execute(params![
+        tally.epoch,
+        tally.next_block,
+        tally.blocks_waiting,
+        tally.samples_waiting,
+        tally.blocks_sent,
+        tally.blocks_parked,
+        tally.parked_dropped
+    ])?;
+    Ok(())
+}
+
+pub(super) fn devices(conn: &Connection) -> rusqlite::Result<Vec<DeviceRow>> {
+    let sql = "SELECT row, name, newest, newest_asked, last_block, last_live FROM device ORDER BY row";
+    let read = |row: &Row<'_>| {
+        Ok(DeviceRow {
+            row: row.get(0)?,
+            name: row.get(1)?,
+            newest: row.get(2)?,
+            newest_asked: row.get(3)?,
+            last_block: row.get(4)?,
+            last_live: row.get(5)?,
+        })
+    };
+    conn.prepare(sql)?.query_map([], read)?.collect()
+}
+
+pub(super) fn save_device(conn: &Connection, device: &DeviceRow) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO device VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (row) DO UPDATE SET
+               newest = ?3, newest_asked = ?4, last_block = ?5, last_live = ?6";
+    conn.prepare_cached(sql)?.execute(params![
+        device.row,
+        device.name,
+        device.newest,
+        device.newest_asked,
+        device.last_block,
+        device.last_live
+    ])?;
+    Ok(())
+}
+
+/// The journal's pages of an epoch, in order.
+pub(super) fn pages(conn: &Connection, epoch: i64) -> rusqlite::Result<Vec<(i64, Vec<u8>)>> {
+    let sql = "SELECT page, body FROM segment WHERE epoch = ?1 ORDER BY page";
+    conn.prepare(sql)?.query_map([epoch], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+pub(super) fn save_page(conn: &Connection, page: i64, epoch: i64, body: &[u8]) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO segment VALUES (?1, ?2, ?3) ON CONFLICT (page) DO UPDATE SET epoch = ?2, body = ?3";
+    conn.prepare_cached(sql)?.execute(params![page, epoch, body])?;
+    Ok(())
+}
+
+pub(super) fn drop_pages_from(conn: &Connection, page: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM segment WHERE page >= ?1")?.execute([page])?;
+    Ok(())
+}
+
+pub(super) fn insert_block(conn: &Connection, block: &BlockRow) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO block VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)";
+    conn.prepare_cached(sql)?.execute(params![
+        block.id,
+        block.device,
+        block.first,
+        block.previous,
+        block.samples,
+        block.body
+    ])?;
+    Ok(())
+}
+
+/// Whether some block of the device begins at this time.
+pub(super) fn key_taken(conn: &Connection, device: i64, first: i64) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM block WHERE first = ?1 AND device = ?2)
+               OR EXISTS (SELECT 1 FROM parked WHERE first = ?1 AND device = ?2)";
+    conn.prepare_cached(sql)?.query_row([first, device], |row| row.get(0))
+}
+
+/// One block, wherever it is kept.
+pub(super) fn block(conn: &Connection, id: i64) -> rusqlite::Result<Option<BlockRow>> {
+    let sql = "SELECT id, device, first, previous, samples, body FROM block WHERE id = ?1 UNION ALL
+               SELECT id, device, first, previous, samples, body FROM parked WHERE id = ?1";
+    conn.prepare_cached(sql)?.query_row([id], read_block).optional()
+}
+
+/// The oldest blocks that wait.
+pub(super) fn waiting(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<BlockRow>> {
+    let sql = "SELECT id, device, first, previous, samples, body FROM block WHERE sent = 0 ORDER BY first, id LIMIT ?1";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
+}
+
+pub(super) fn oldest_waiting(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    let sql = "SELECT first FROM block WHERE sent = 0 ORDER BY first LIMIT 1";
+    conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()
+}
+
+/// Answers the samples of the block, if it was waiting.
+pub(super) fn mark_sent(conn: &Connection, id: i64) -> rusqlite::Result<Option<i64>> {
+    let sql = "UPDATE block SET sent = 1 WHERE id = ?1 AND sent = 0 RETURNING samples";
+    conn.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
+}
+
+/// Moves a waiting block aside; answers its samples, or `None` if it does not wait.
+pub(super) fn park(conn: &Connection, id: i64, reason: &str) -> rusqlite::Result<Option<i64>> {
+    let sql = "INSERT INTO parked SELECT id, device, first, previous, samples, body, ?2 FROM block
+               WHERE id = ?1 AND sent = 0 RETURNING samples";
+    let samples = conn.prepare_cached(sql)?.query_row(params![id, reason], |row| row.get(0)).optional()?;
+    if samples.is_some() {
+        conn.prepare_cached("DELETE FROM block WHERE id = ?1")?.execute([id])?;
+    }
+    Ok(samples)
+}
+
+pub(super) fn drop_oldest_parked(conn: &Connection) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM parked WHERE id = (SELECT min(id) FROM parked)")?.execute([])?;
+    Ok(())
+}
+
+/// Drops the oldest sent blocks from `from` on; answers how many, and the last id dropped.
+pub(super) fn shed_sent(conn: &Connection, from: i64, limit: i64) -> rusqlite::Result<Vec<i64>> {
+    let sql = "DELETE FROM block WHERE id IN
+               (SELECT id FROM block WHERE id >= ?1 AND sent = 1 ORDER BY id LIMIT ?2) RETURNING id";
+    conn.prepare_cached(sql)?.query_map([from, limit], |row| row.get(0))?.collect()
+}
+
+fn read_block(row: &Row<'_>) -> rusqlite::Result<BlockRow> {
+    Ok(BlockRow {
+        id: row.get(0)?,
+        device: row.get(1)?,
+        first: row.get(2)?,
+        previous: row.get(3)?,
+        samples: row.get(4)?,
+        body: row.get(5)?,
+    })
+}
