@@ -299,3 +299,7 @@ impl Store {
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
