@@ -83,7 +83,7 @@ impl Device {
         Self::started(Remembered { view, offline_reason: None, synced_version: 0 }, observer, attachment, wall)
     }
 
-    /// A device as the file knows it, with what the configuration says now.
+    /// A device as the file knows it, with what the configuration says now. Refresh it when all is known of it.
     pub(super) fn resumed(
         remembered: Remembered,
         attachment: &Attachment,
@@ -96,7 +96,6 @@ impl Device {
         let mut device = Self::started(remembered, observer, attachment, wall);
         if was_warning {
             device.observer.resume_warning(&device.view.last_readings);
-            device.refresh(wall);
         }
         device
     }
@@ -121,7 +120,6 @@ impl Device {
             waiting_since: Some(wall),
         };
         device.apply_thresholds();
-        device.refresh(wall);
         device
     }
 

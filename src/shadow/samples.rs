@@ -126,7 +126,8 @@ impl Samples {
 
     /// Whether a commit is due at `real`, the writer's own clock.
     pub(super) fn is_due(&self, real: Instant) -> bool {
-        let full = self.waiting.len() >= COMMIT_BATCH || self.confirmed.len() >= CONFIRMED_MAX;
+        let many_confirmed = self.confirmed.len() >= CONFIRMED_MAX && self.db.is_some();
+        let full = self.waiting.len() >= COMMIT_BATCH || many_confirmed;
         full || self.deadline().is_some_and(|deadline| deadline <= real)
     }
 
@@ -154,6 +155,8 @@ impl Samples {
                 // What was staged is forgotten with the file; opening it anew reads what is durable.
                 self.db = None;
                 self.broken_at = Some((now, cause.clone()));
+                // Confirmations try again after a whole wait, not at once and for ever.
+                self.confirmed_first = (!self.confirmed.is_empty()).then(Instant::now);
                 for sample in waiting {
                     answer(sample.reply, Err(cause.clone()));
                 }

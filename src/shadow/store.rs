@@ -67,12 +67,22 @@ impl Store {
             cause: format!("no thread for the store: {cause}"),
             hint: "raise the limit of threads of floorgate's user or service",
         };
-        // Its timer alone is used: the thread waits for requests and for the end of a window.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(cannot)?;
         let writer = Writer::open(config.clone(), clock, Arc::clone(&wakeups), floor, now())?;
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let thread = std::thread::Builder::new().name("store".to_owned());
-        let thread = thread.spawn(move || writer.run(receiver, &runtime)).map_err(cannot)?;
+        let (started, whether_started) = std::sync::mpsc::sync_channel(1);
+        // Its timer alone is used: the thread waits for requests and for the end of a window. It is made and dropped
+        // in the thread, because a runtime must not be dropped inside another one.
+        let run = move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => {
+                let _ = started.send(Ok(()));
+                writer.run(receiver, &runtime);
+            }
+            Err(cause) => {
+                let _ = started.send(Err(cause));
+            }
+        };
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(run).map_err(cannot)?;
+        whether_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("it ended at once"))).map_err(cannot)?;
         let line = Line { requests: Some(requests), thread: Mutex::new(Some(thread)) };
         Ok(Self { wakeups, floor_changes, line: Arc::new(line) })
     }
@@ -227,19 +237,31 @@ impl Store {
     /// The table has this version (or a newer one of ours).
     pub async fn confirm_state(&self, device: &DeviceId, version: u64) -> Result<(), StoreError> {
         let id = device.clone();
-        self.ask(Pace::Lazy, move |turn| Ok(turn.confirm_state(&id, version))).await
+        self.ask(Pace::Lazy, move |turn| {
+            turn.confirm_state(&id, version);
+            Ok(())
+        })
+        .await
     }
 
     /// The table had a higher version under our name: go on above it.
     pub async fn adopt_version(&self, device: &DeviceId, table_version: u64) -> Result<(), StoreError> {
         let id = device.clone();
-        self.ask(Pace::AtOnce, move |turn| Ok(turn.adopt_version(&id, table_version))).await
+        self.ask(Pace::AtOnce, move |turn| {
+            turn.adopt_version(&id, table_version);
+            Ok(())
+        })
+        .await
     }
 
     /// Another gateway writes this device's item: leave it alone (`None`: it is ours again).
     pub async fn taken_over(&self, device: &DeviceId, by: Option<GatewayId>) -> Result<(), StoreError> {
         let id = device.clone();
-        self.ask(Pace::AtOnce, move |turn| Ok(turn.taken_over(&id, by))).await
+        self.ask(Pace::AtOnce, move |turn| {
+            turn.taken_over(&id, by);
+            Ok(())
+        })
+        .await
     }
 
     /// Closed blocks not yet accepted, oldest first.
@@ -249,7 +271,11 @@ impl Store {
 
     /// Accepted by the table.
     pub async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
-        self.ask(Pace::Lazy, move |turn| Ok(turn.samples.confirm_blocks(&ids))).await
+        self.ask(Pace::Lazy, move |turn| {
+            turn.samples.confirm_blocks(&ids);
+            Ok(())
+        })
+        .await
     }
 
     /// Refused by the table for good: kept aside with the reason, at most 1,000, never in the way of others.

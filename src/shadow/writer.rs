@@ -160,10 +160,12 @@ impl Writer {
         let real = Instant::now();
         let mut stepped = if ticks.is_empty() { Ok(()) } else { self.tick() };
         if self.samples.is_due(real) {
-            stepped = stepped.and(self.samples.commit(&mut self.memory, self.now, self.clock.now()));
+            let step = self.samples.commit(&mut self.memory, self.now, self.clock.now());
+            stepped = stepped.and(step);
         }
         if self.lazy_until.is_some_and(|until| until <= real) || self.runs_ahead() {
-            stepped = stepped.and(self.flush());
+            let step = self.flush();
+            stepped = stepped.and(step);
         }
         self.signal();
         for reply in ticks {
@@ -268,14 +270,17 @@ impl Writer {
         }
         let mut outcome = Ok(());
         if self.samples.has_due_blocks(now) {
-            outcome = outcome.and(self.samples.commit(&mut self.memory, now, wall));
+            let step = self.samples.commit(&mut self.memory, now, wall);
+            outcome = outcome.and(step);
         }
         if now.saturating_duration_since(self.tidied_at) >= TIDY_INTERVAL {
             self.tidied_at = now;
-            outcome = outcome.and(self.tidy());
+            let step = self.tidy();
+            outcome = outcome.and(step);
         }
         if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
-            outcome = outcome.and(self.flush());
+            let step = self.flush();
+            outcome = outcome.and(step);
         }
         outcome
     }
@@ -296,7 +301,8 @@ impl Writer {
         } else {
             self.commit()?;
         }
-        kept.and(pruned.map(drop))
+        let pruned = pruned.map(drop);
+        kept.and(pruned)
     }
 
     fn signal(&mut self) {
@@ -373,10 +379,11 @@ fn attach(
             && Device::is_reboot(&running.record)
         {
             device.observer.reboot(Some(running.record.command_id.as_str()), now);
-            device.refresh(wall);
         }
     }
     for device in devices.values_mut() {
+        // Once, with everything known: a warning or a reboot that goes on has not begun now.
+        device.refresh(wall);
         device_rows::save(&transaction, device)?;
         device.saved();
     }
