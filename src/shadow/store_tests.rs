@@ -304,6 +304,23 @@ async fn sessions_are_kept_over_a_restart_and_bounded() {
     assert_eq!((sessions.len(), sessions["more"].clone()), (1_000, vec!["b".to_owned()]));
 }
 
+#[tokio::test(start_paused = true)]
+async fn silence_shows_at_the_next_tick_and_its_return_wakes_the_sync() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    take(&store, state("A", true)).await;
+    for state in store.peek_states(false, 10).await.unwrap() {
+        store.confirm_state(&state.view.device_id, state.view.version).await.unwrap();
+    }
+    tokio::time::advance(Duration::from_secs(15)).await;
+    store.tick().await.unwrap();
+    let urgent = store.peek_states(true, 10).await.unwrap();
+    assert_eq!((urgent.len(), urgent[0].view.status), (1, DeviceStatus::Offline));
+    assert_eq!(urgent[0].view.status_reason.as_deref(), Some("silent for 15 s"));
+    take(&store, state("A", true)).await;
+    assert_eq!(store.device(&id("A")).await.unwrap().unwrap().status, DeviceStatus::Online);
+}
+
 /// Prints figures; run it with `--ignored --nocapture`.
 #[tokio::test]
 #[ignore = "measures"]
@@ -348,7 +365,7 @@ async fn bytes_a_message_at_20_a_second_of_50_devices() {
         for n in 0..20 {
             let device = format!("D{}", (second * 20 + n) % 50);
             let FloorReport::Telemetry(mut report) =
-                sample(&device, second * 1_000 + n * 50, 140.0 + (n % 7) as f64 / 10.0)
+                sample(&device, second * 1_000 + n * 50, 140.0 + f64::from(i32::try_from(n % 7).unwrap()) / 10.0)
             else {
                 return;
             };

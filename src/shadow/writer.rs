@@ -317,7 +317,8 @@ impl Writer {
     fn close(&mut self) -> Result<(), StoreError> {
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
         let flushed = self.flush();
-        telemetry.and(flushed).and(self.state.close())
+        let closed = self.state.close();
+        telemetry.and(flushed).and(closed)
     }
 }
 
