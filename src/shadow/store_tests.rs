@@ -390,3 +390,24 @@ async fn bytes_a_message_at_20_a_second_of_50_devices() {
     store.close().await.unwrap();
     println!("{} bytes a message; {stats:?}", (bytes_written() - before) / (u64::try_from(seconds).unwrap() * 20));
 }
+
+#[tokio::test]
+async fn while_the_state_file_cannot_be_written_nothing_is_acknowledged_and_then_it_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let file = folder.path().join("state.db");
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("CREATE TRIGGER t BEFORE INSERT ON execution BEGIN SELECT raise(ROLLBACK, 'no'); END").unwrap();
+    assert!(matches!(store.journal(command("A", "reboot", "c1")).await, Err(StoreError::Io { .. })));
+    assert_eq!(store.device(&id("A")).await.unwrap_or(None).map_or(0, |view| view.commands_open), 0);
+    other.execute_batch("DROP TRIGGER t").unwrap();
+    drop(other);
+    loop {
+        // Refused for up to a second after a failure; each refusal says so.
+        match store.journal(command("A", "reboot", "c1")).await {
+            Ok(journalled) => break assert!(matches!(journalled, Journalled::New(_))),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    assert!(store.stats().await.unwrap().store_failures > 0);
+}
