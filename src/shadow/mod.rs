@@ -5,7 +5,8 @@
 //! * A [`Receipt`] resolves only after the commit with `synchronous=FULL`: what was received is on disk.
 //! * One thread owns all writing. Requests that wait while a commit runs go into the next one together. Telemetry
 //!   waits for company up to `commit_interval` (default 1 s) or until [`store::COMMIT_BATCH`] messages wait;
-//!   everything else commits at once and takes waiting telemetry along.
+//!   everything else commits at once, but for confirmations, which wait up to 1 s (5 s for blocks) for company: they
+//!   may be repeated after a crash.
 //! * Two files: `state.db` (devices, journal, outbox: small, precious) and `telemetry.db` (samples and blocks: large,
 //!   expendable). Loss or damage of the second costs history alone.
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
@@ -17,10 +18,28 @@
 //!
 //! It knows no topic, no cloud and no driver, starts no retries and decides about no command.
 
+mod answers;
+mod commands;
+mod device;
+mod device_rows;
+mod files;
+mod intake;
+mod journal;
+mod outbox;
 pub mod report;
+mod request;
+mod samples;
+mod schema;
+mod sessions;
+mod state_file;
+pub(crate) mod status;
 pub mod store;
 pub(crate) mod telemetry;
+mod terms;
+mod turn;
 pub mod view;
+mod words;
+mod writer;
 
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
 pub use store::{Config, Store, StoreError, Wakeups};

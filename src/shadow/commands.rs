@@ -1,0 +1,117 @@
+//! Turns of commands: journal, claim, finish. Record, effect and announcements share the transaction.
+
+use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, Reason};
+use serde_json::Map;
+
+use super::journal::{self, Execution};
+use super::terms::{Ending, Journalled, NewExecution, OpenExecution, StoreError};
+use super::turn::Turn;
+use super::view::Lane;
+
+impl Turn<'_> {
+    pub(super) fn journal(&mut self, mut entry: NewExecution) -> Result<Journalled, StoreError> {
+        if let Some(known) = journal::find(self.connection, &entry.record.command_id)? {
+            return self.journal_again(&known, &entry.record);
+        }
+        let status = entry.record.status;
+        if !matches!(status, ExecutionStatus::Created | ExecutionStatus::Rejected | ExecutionStatus::Expired) {
+            let cause = format!("a new execution is created, rejected or expired, not {status}");
+            return Err(StoreError::Io { doing: "journal a command", cause });
+        }
+        if status == ExecutionStatus::Created
+            && let Some(message) = journal::queue_is_full(self.connection, &entry.record.device_id)?
+        {
+            entry.record.status = ExecutionStatus::Rejected;
+            entry.record.reason = Some(Reason::QueueFull);
+            entry.record.message = Some(message);
+        }
+        if entry.record.status.is_terminal() {
+            entry.record.completed_at.get_or_insert(self.wall);
+        } else {
+            self.memory.signals.journal = true;
+        }
+        let seq = journal::insert(self.connection, &entry)?;
+        let record = entry.record.clone();
+        let (checked_parameters, answer, boot_count_before) = (Map::new(), None, None);
+        let open = OpenExecution { record: entry.record, checked_parameters, answer, boot_count_before };
+        self.moved(&Execution { seq, open })?;
+        Ok(Journalled::New(record))
+    }
+
+    fn journal_again(&mut self, known: &Execution, asked: &ExecutionRecord) -> Result<Journalled, StoreError> {
+        let record = known.record().clone();
+        let same = record.device_id == asked.device_id
+            && record.command == asked.command
+            && record.parameters == asked.parameters;
+        if same {
+            self.announce(Lane::Result, known.seq)?;
+            return Ok(Journalled::Duplicate(record));
+        }
+        // Its sender may have written to the table as if it were accepted.
+        let wall = self.wall;
+        if let Some(device) = self.change(&asked.device_id) {
+            device.changed_urgently(wall);
+            self.memory.signals.states = true;
+        }
+        Ok(Journalled::Conflict(record))
+    }
+
+    pub(super) fn claim(&mut self, device: &DeviceId, id: &CommandId) -> Result<Option<OpenExecution>, StoreError> {
+        let Some(found) = journal::find_on(self.connection, device, id)? else { return Ok(None) };
+        let boot_count = self.memory.devices.get(device).and_then(|device| device.view.boot_count);
+        if !journal::claim(self.connection, found.seq, self.wall, boot_count)? {
+            return Ok(None);
+        }
+        let Some(claimed) = journal::find_on(self.connection, device, id)? else { return Ok(None) };
+        self.moved(&claimed)?;
+        Ok(Some(claimed.open))
+    }
+
+    pub(super) fn finish(
+        &mut self,
+        device: &DeviceId,
+        id: &CommandId,
+        ending: Ending,
+    ) -> Result<Option<ExecutionRecord>, StoreError> {
+        let Some(found) = journal::find_on(self.connection, device, id)? else { return Ok(None) };
+        let (from, to) = (found.record().status, ending.status);
+        if from.is_terminal() {
+            return Ok(None);
+        }
+        if !to.is_terminal() || !from.may_become(to) {
+            let cause = format!("command {id} is {from} and cannot become {to}");
+            return Err(StoreError::Io { doing: "end a command", cause });
+        }
+        if !journal::finish(self.connection, found.seq, &ending, self.wall)? {
+            return Ok(None);
+        }
+        if let Some(effect) = ending.effect
+            && let Some(device) = self.change(device)
+        {
+            device.affected(effect);
+        }
+        let Some(ended) = journal::find_on(self.connection, device, id)? else { return Ok(None) };
+        self.moved(&ended)?;
+        // The next one of this device may go now.
+        self.memory.signals.journal = true;
+        Ok(Some(ended.open.record))
+    }
+
+    pub(super) fn open_execution(
+        &self,
+        device: &DeviceId,
+        id: &CommandId,
+    ) -> Result<Option<OpenExecution>, StoreError> {
+        let found = journal::find_on(self.connection, device, id)?;
+        Ok(found.map(|found| found.open).filter(|open| !open.record.status.is_terminal()))
+    }
+
+    /// What every transition does: it shows on the device and is announced on both lanes.
+    fn moved(&mut self, execution: &Execution) -> Result<(), StoreError> {
+        self.show_execution(execution)?;
+        self.announce(Lane::Result, execution.seq)?;
+        self.announce(Lane::Table, execution.seq)?;
+        self.refresh(&execution.record().device_id.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! The journal of executions in `state.db`: every command that was ever accepted or refused, and how it ended.
+//!
+//! # Guarantees
+//!
+//! * A command id stands here once; the same id again is a duplicate or a conflict.
+//! * A status only moves as [`ExecutionStatus::may_become`] allows, so exactly one terminal status is ever written.
+//! * At most [`DEVICE_QUEUE_MAX`] commands of a device and [`GATEWAY_QUEUE_MAX`] in all are open; one more is stored as
+//!   rejected.
+//! * Ended executions are kept for [`KEPT_FOR`] and until [`KEPT_MIN`] newer ones exist. Beyond [`KEPT_MAX`] the oldest
+//!   go sooner, but never before they expired: until then their id protects from running them again.
+//!
+//! Each function runs inside the caller's transaction.
+
+use std::time::Duration;
+
+use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::{Map, Value};
+
+use super::answers::{read_answer, write_answer};
+use super::report::Answer;
+use super::terms::{DEVICE_QUEUE_MAX, Ending, GATEWAY_QUEUE_MAX, NewExecution, OpenExecution, StoreError};
+use super::words::{io, json, opt_json, opt_time, read_json, read_opt_json, read_opt_time, read_opt_word, read_time};
+use super::words::{read_size, read_word, signed};
+
+/// Ended executions are kept at least this long.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// So many of the newest are kept, however old.
+pub(super) const KEPT_MIN: i64 = 10_000;
+/// More than this are never kept, however young, once they have expired.
+pub(super) const KEPT_MAX: i64 = 100_000;
+/// Executions removed in one step, so that no step is long.
+pub(super) const REMOVED_PER_STEP: i64 = 100;
+
+const RECORD: &str = "e.seq, e.command_id, e.device_id, e.command, e.parameters, e.issuer, e.issued_at, e.expires_at, \
+    e.received_at, e.status, e.reason, e.message, e.details, e.started_at, e.completed_at, e.gateway_id, \
+    e.checked_parameters, e.answer, e.boot_count_before";
+
+/// An execution with everything the file knows of it.
+#[derive(Debug, Clone)]
+pub(super) struct Execution {
+    pub(super) seq: i64,
+    pub(super) open: OpenExecution,
+}
+
+impl Execution {
+    pub(super) fn record(&self) -> &ExecutionRecord {
+        &self.open.record
+    }
+}
+
+/// Columns of [`RECORD`] with `more` columns after them.
+pub(super) fn select(more: &str, rest: &str) -> String {
+    format!("SELECT {RECORD}{more} {rest}")
+}
+
+/// How many columns [`RECORD`] has: the index of the first one after it.
+pub(super) const RECORD_COLUMNS: usize = 19;
+
+pub(super) fn read_execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
+    let record = ExecutionRecord {
+        command_id: read_word(row, 1)?,
+        device_id: read_word(row, 2)?,
+        command: row.get(3)?,
+        parameters: read_json(row, 4)?,
+        issuer: row.get(5)?,
+        issued_at: read_time(row, 6)?,
+        expires_at: read_time(row, 7)?,
+        received_at: read_time(row, 8)?,
+        status: read_word(row, 9)?,
+        reason: read_opt_word(row, 10)?,
+        message: row.get(11)?,
+        details: read_opt_json(row, 12)?,
+        started_at: read_opt_time(row, 13)?,
+        completed_at: read_opt_time(row, 14)?,
+        gateway_id: read_word(row, 15)?,
+    };
+    let answer = read_answer(row, 17, &record)?;
+    let boot_count_before = row.get::<_, Option<i64>>(18)?.and_then(|count| u64::try_from(count).ok());
+    let checked_parameters: Map<String, Value> = read_json(row, 16)?;
+    Ok(Execution { seq: row.get(0)?, open: OpenExecution { record, checked_parameters, answer, boot_count_before } })
+}
+
+/// The execution of this id, on whatever device.
+pub(super) fn find(connection: &Connection, id: &CommandId) -> Result<Option<Execution>, StoreError> {
+    let cannot = io("read the journal");
+    let text = select("", "FROM execution e WHERE e.command_id = ?1");
+    let mut statement = connection.prepare_cached(&text).map_err(&cannot)?;
+    statement.query_row([id.as_str()], read_execution).optional().map_err(&cannot)
+}
+
+/// The execution of this id on this device.
+pub(super) fn find_on(
+    connection: &Connection,
+    device: &DeviceId,
+    id: &CommandId,
+) -> Result<Option<Execution>, StoreError> {
+    Ok(find(connection, id)?.filter(|found| found.record().device_id == *device))
+}
+
+/// All of one open status, first in first out.
+pub(super) fn with_status(connection: &Connection, status: ExecutionStatus) -> Result<Vec<OpenExecution>, StoreError> {
+    let cannot = io("read the journal");
+    // The words stand in the text: only so does SQLite see that the index of open executions serves.
+    let rest = format!("FROM execution e WHERE e.status = '{status}' ORDER BY e.seq");
+    let mut statement = connection.prepare_cached(&select("", &rest)).map_err(&cannot)?;
+    let rows = statement.query_map([], |row| Ok(read_execution(row)?.open)).map_err(&cannot)?;
+    rows.collect::<Result<_, _>>().map_err(&cannot)
+}
+
+/// Newest first, of all devices or one.
+pub(super) fn newest(
+    connection: &Connection,
+    device: Option<&DeviceId>,
+    limit: usize,
+) -> Result<Vec<ExecutionRecord>, StoreError> {
+    let cannot = io("read the journal");
+    let rest = match device {
+        Some(_) => "FROM execution e WHERE e.device_id = ?2 ORDER BY e.seq DESC LIMIT ?1",
+        None => "FROM execution e WHERE ?2 IS NULL ORDER BY e.seq DESC LIMIT ?1",
+    };
+    let mut statement = connection.prepare_cached(&select("", rest)).map_err(&cannot)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows =
+        statement.query_map(params![limit, device.map(DeviceId::as_str)], |row| Ok(read_execution(row)?.open.record));
+    rows.map_err(&cannot)?.collect::<Result<_, _>>().map_err(&cannot)
+}
+
+/// How many are open: of the device, and of all.
+pub(super) fn count_open(connection: &Connection, device: &DeviceId) -> Result<(usize, usize), StoreError> {
+    let cannot = io("count the open commands");
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT coalesce(sum(device_id = ?1), 0), count(*) FROM execution \
+             WHERE status IN ('created', 'in_progress')",
+        )
+        .map_err(&cannot)?;
+    statement.query_row([device.as_str()], |row| Ok((read_size(row, 0)?, read_size(row, 1)?))).map_err(&cannot)
+}
+
+/// Whether one more would be too many, and why.
+pub(super) fn queue_is_full(connection: &Connection, device: &DeviceId) -> Result<Option<String>, StoreError> {
+    let (of_device, of_all) = count_open(connection, device)?;
+    Ok(if of_device >= DEVICE_QUEUE_MAX {
+        Some(format!("{of_device} commands are open on {device} already; send it again when one has ended"))
+    } else if of_all >= GATEWAY_QUEUE_MAX {
+        Some(format!("{of_all} commands are open on this gateway already; send it again when some have ended"))
+    } else {
+        None
+    })
+}
+
+/// Writes a new execution; its id must not be there yet. Answers its row.
+pub(super) fn insert(connection: &Connection, entry: &NewExecution) -> Result<i64, StoreError> {
+    let cannot = io("journal a command");
+    let record = &entry.record;
+    let mut statement = connection
+        .prepare_cached(
+            "INSERT INTO execution (command_id, device_id, command, parameters, issuer, issued_at, expires_at, \
+             received_at, status, reason, message, details, started_at, completed_at, gateway_id, checked_parameters) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+        )
+        .map_err(&cannot)?;
+    let row = params![
+        record.command_id.as_str(),
+        record.device_id.as_str(),
+        record.command,
+        json(&record.parameters),
+        record.issuer,
+        record.issued_at.as_millis(),
+        record.expires_at.as_millis(),
+        record.received_at.as_millis(),
+        record.status.as_str(),
+        record.reason.map(floorgate_model::Reason::as_str),
+        record.message,
+        opt_json(record.details.as_ref()),
+        opt_time(record.started_at),
+        opt_time(record.completed_at),
+        record.gateway_id.as_str(),
+        json(&entry.checked_parameters),
+    ];
+    statement.insert(row).map_err(&cannot)
+}
+
+/// `created` → `in_progress`, unless it is not `created` or another one of its device runs. An answer that came
+/// before the device could have the command is none, and goes.
+pub(super) fn claim(
+    connection: &Connection,
+    seq: i64,
+    started_at: Timestamp,
+    boot_count: Option<u64>,
+) -> Result<bool, StoreError> {
+    let cannot = io("commit the intent of a command");
+    let mut statement = connection
+        .prepare_cached(
+            "UPDATE execution SET status = 'in_progress', started_at = ?2, boot_count_before = ?3, answer = NULL \
+             WHERE seq = ?1 AND status = 'created' AND NOT EXISTS (SELECT 1 FROM execution other \
+             WHERE other.device_id = execution.device_id AND other.status = 'in_progress')",
+        )
+        .map_err(&cannot)?;
+    let changed = statement.execute(params![seq, started_at.as_millis(), boot_count.map(signed)]).map_err(&cannot)?;
+    Ok(changed == 1)
+}
+
+/// Writes the terminal status, if the execution is still open.
+pub(super) fn finish(connection: &Connection, seq: i64, ending: &Ending, at: Timestamp) -> Result<bool, StoreError> {
+    let cannot = io("end a command");
+    let mut statement = connection
+        .prepare_cached(
+            "UPDATE execution SET status = ?2, reason = ?3, message = ?4, details = ?5, completed_at = ?6 \
+             WHERE seq = ?1 AND status IN ('created', 'in_progress')",
+        )
+        .map_err(&cannot)?;
+    let row = params![
+        seq,
+        ending.status.as_str(),
+        ending.reason.map(floorgate_model::Reason::as_str),
+        ending.message,
+        opt_json(ending.details.as_ref()),
+        at.as_millis(),
+    ];
+    Ok(statement.execute(row).map_err(&cannot)? == 1)
+}
+
+/// Keeps the device's word on an open execution.
+pub(super) fn answer(connection: &Connection, seq: i64, answer: &Answer) -> Result<(), StoreError> {
+    write(connection, "UPDATE execution SET answer = ?2 WHERE seq = ?1", seq, answer)
+}
+
+/// Keeps a word that came after the end, for whoever looks into it.
+pub(super) fn late_answer(connection: &Connection, seq: i64, answer: &Answer) -> Result<(), StoreError> {
+    write(connection, "UPDATE execution SET late_answer = ?2 WHERE seq = ?1", seq, answer)
+}
+
+fn write(connection: &Connection, text: &str, seq: i64, answer: &Answer) -> Result<(), StoreError> {
+    let cannot = io("keep an answer");
+    let mut statement = connection.prepare_cached(text).map_err(&cannot)?;
+    statement.execute(params![seq, write_answer(answer)]).map(drop).map_err(&cannot)
+}
+
+/// Removes some of what need not be kept any more. Answers how many.
+pub(super) fn prune(connection: &Connection, now: Timestamp) -> Result<usize, StoreError> {
+    let cannot = io("tidy the journal");
+    let mut statement = connection
+        .prepare_cached(
+            "DELETE FROM execution WHERE seq IN (SELECT e.seq FROM execution e \
+             WHERE e.seq <= (SELECT max(seq) FROM execution) - ?1 AND e.status NOT IN ('created', 'in_progress') \
+             AND (e.completed_at < ?2 OR (e.seq <= (SELECT max(seq) FROM execution) - ?3 AND e.expires_at < ?4)) \
+             AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.execution = e.seq) ORDER BY e.seq LIMIT ?5)",
+        )
+        .map_err(&cannot)?;
+    let oldest = now.saturating_sub(KEPT_FOR).as_millis();
+    statement.execute(params![KEPT_MIN, oldest, KEPT_MAX, now.as_millis(), REMOVED_PER_STEP]).map_err(&cannot)
+}

@@ -1,0 +1,65 @@
+//! Announcements that are due, in `state.db`: which executions a lane has not heard the newest of.
+//!
+//! An entry holds no record; peeking joins the newest one. A transition replaces the entry of its execution under a
+//! new, never used number, so whoever confirms the older one leaves it in place. No entry is ever dropped: there is at
+//! most one an execution and lane, and executions are bounded.
+
+use floorgate_model::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::journal;
+use super::terms::StoreError;
+use super::view::{Lane, OutboxEntry};
+use super::words::{io, read_opt_time};
+
+fn word(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Result => "result",
+        Lane::Table => "table",
+    }
+}
+
+/// Announces an execution once more.
+pub(super) fn announce(connection: &Connection, lane: Lane, execution: i64, now: Timestamp) -> Result<(), StoreError> {
+    let cannot = io("announce an execution");
+    let mut statement = connection
+        .prepare_cached("INSERT OR REPLACE INTO outbox (lane, execution, since) VALUES (?1, ?2, ?3)")
+        .map_err(&cannot)?;
+    statement.execute(params![word(lane), execution, now.as_millis()]).map(drop).map_err(&cannot)
+}
+
+/// The oldest of a lane, each with the record as it stands now.
+pub(super) fn peek(connection: &Connection, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+    let cannot = io("read the outbox");
+    let rest = "FROM outbox o JOIN execution e ON e.seq = o.execution WHERE o.lane = ?1 ORDER BY o.seq LIMIT ?2";
+    let mut statement = connection.prepare_cached(&journal::select(", o.seq", rest)).map_err(&cannot)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = statement.query_map(params![word(lane), limit], |row| {
+        let execution = journal::read_execution(row)?.open;
+        let seq = row.get(journal::RECORD_COLUMNS)?;
+        Ok(OutboxEntry { seq, record: execution.record, answer: execution.answer })
+    });
+    rows.map_err(&cannot)?.collect::<Result<_, _>>().map_err(&cannot)
+}
+
+/// Removes what was announced.
+pub(super) fn confirm(connection: &Connection, lane: Lane, seqs: &[i64]) -> Result<(), StoreError> {
+    let cannot = io("confirm announcements");
+    let mut statement =
+        connection.prepare_cached("DELETE FROM outbox WHERE lane = ?1 AND seq = ?2").map_err(&cannot)?;
+    for seq in seqs {
+        statement.execute(params![word(lane), seq]).map_err(&cannot)?;
+    }
+    Ok(())
+}
+
+/// How many wait in both lanes, and since when the oldest.
+pub(super) fn waiting(connection: &Connection) -> Result<(u64, Option<Timestamp>), StoreError> {
+    let cannot = io("count the outbox");
+    let mut statement = connection.prepare_cached("SELECT count(*), min(since) FROM outbox").map_err(&cannot)?;
+    let figures = statement.query_row([], |row| {
+        let count: i64 = row.get(0)?;
+        Ok((u64::try_from(count).unwrap_or(0), read_opt_time(row, 1)?))
+    });
+    figures.map_err(&cannot)
+}

@@ -1,0 +1,200 @@
+//! `state.db`: how it is opened, and how it became what it is.
+//!
+//! # Durability
+//!
+//! WAL with `synchronous=FULL`: a commit that returned survives a power cut. The log is not truncated at checkpoints
+//! up to [`LOG_BYTES_KEPT`], so that commits overwrite blocks the file already has and cost no metadata on the flash.
+//!
+//! # Migrations
+//!
+//! [`MIGRATIONS`] only ever grows; `user_version` counts how many of them a file has. Each runs in a transaction of
+//! its own together with its count. A file with a higher count was written by a newer floorgate and is left alone.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::terms::StoreError;
+
+/// The file.
+pub(super) const STATE_FILE: &str = "state.db";
+/// Held by whoever uses the folder; the kernel gives it back when the process ends, however it ends.
+const LOCK_FILE: &str = "lock";
+/// The log is cut to this after a checkpoint, bytes; below it, its blocks are used again.
+const LOG_BYTES_KEPT: i64 = 8 * 1024 * 1024;
+/// How long to wait for someone who looks at the file with another tool.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements kept; more than this room has.
+const STATEMENTS_KEPT: usize = 64;
+
+/// Every change to the schema since the first, oldest first. Never edit one that was released; append.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE device (
+    device_id TEXT PRIMARY KEY,
+    device_type TEXT NOT NULL,
+    location TEXT NOT NULL,
+    registered_at INTEGER NOT NULL,
+    observed TEXT NOT NULL,
+    status TEXT NOT NULL,
+    status_reason TEXT,
+    status_since INTEGER NOT NULL,
+    -- Why it was observed offline, though another status showed.
+    offline_reason TEXT,
+    admin_state TEXT NOT NULL,
+    firmware_version TEXT,
+    configuration TEXT,
+    boot_count INTEGER,
+    last_state_at INTEGER,
+    declared_commands TEXT,
+    last_readings TEXT NOT NULL,
+    last_reading_at INTEGER,
+    last_seen_at INTEGER,
+    version INTEGER NOT NULL,
+    synced_version INTEGER NOT NULL,
+    taken_over_by TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE execution (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    command_id TEXT NOT NULL UNIQUE,
+    device_id TEXT NOT NULL,
+    command TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    issuer TEXT,
+    issued_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    received_at INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    reason TEXT,
+    message TEXT,
+    details TEXT,
+    started_at INTEGER,
+    completed_at INTEGER,
+    gateway_id TEXT NOT NULL,
+    checked_parameters TEXT NOT NULL,
+    answer TEXT,
+    late_answer TEXT,
+    boot_count_before INTEGER
+) STRICT;
+CREATE INDEX execution_of_device ON execution (device_id, seq);
+CREATE INDEX execution_open ON execution (status, seq) WHERE status IN ('created', 'in_progress');
+-- One at a time per device, whatever the code above does.
+CREATE UNIQUE INDEX execution_running ON execution (device_id) WHERE status = 'in_progress';
+
+-- Numbers are never used twice, so a confirmation of an older transition cannot remove a newer one.
+CREATE TABLE outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    lane TEXT NOT NULL,
+    execution INTEGER NOT NULL REFERENCES execution (seq),
+    since INTEGER NOT NULL,
+    UNIQUE (lane, execution)
+) STRICT;
+CREATE INDEX outbox_of_lane ON outbox (lane, seq);
+CREATE INDEX outbox_of_execution ON outbox (execution);
+
+CREATE TABLE session (
+    client TEXT PRIMARY KEY,
+    filters TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"];
+
+/// Makes the folder if need be and locks it; the lock lives as long as the file that is answered.
+pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
+    let cannot = |path: &Path, cause: &dyn std::fmt::Display| StoreError::Open {
+        path: path.display().to_string(),
+        cause: cause.to_string(),
+        hint: "the folder and its files must belong to the user floorgate runs as",
+    };
+    let made = DirBuilder::new().recursive(true).mode(0o750).create(folder);
+    made.map_err(|cause| cannot(folder, &cause))?;
+    let path = folder.join(LOCK_FILE);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o640).open(&path);
+    let file = file.map_err(|cause| cannot(&path, &cause))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Open {
+            path: folder.join(STATE_FILE).display().to_string(),
+            cause: "database is locked".to_owned(),
+            hint: "is another floorgate running?",
+        }),
+        Err(TryLockError::Error(cause)) => Err(cannot(&path, &cause)),
+    }
+}
+
+/// Opens or makes the file and brings its schema up to date.
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    let cannot = |cause: rusqlite::Error| StoreError::Open {
+        path: path.display().to_string(),
+        cause: cause.to_string(),
+        hint: "the file must be a database of floorgate and writable for the user floorgate runs as",
+    };
+    let mut connection = Connection::open(path).map_err(cannot)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    prepare(&connection).map_err(cannot)?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(cannot)?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(StoreError::Newer { path: path.display().to_string(), found, known });
+    }
+    let done = usize::try_from(found).unwrap_or(0);
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(done) {
+        let transaction = connection.transaction().map_err(cannot)?;
+        transaction.execute_batch(migration).map_err(cannot)?;
+        transaction.pragma_update(None, "user_version", i64::try_from(index + 1).unwrap_or(known)).map_err(cannot)?;
+        transaction.commit().map_err(cannot)?;
+    }
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Only has an effect before the first table, so it comes first.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_newer_floorgate_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(STATE_FILE);
+        drop(open(&path).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_commit_is_synced_in_full_and_the_log_is_a_wal() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = open(&folder.path().join(STATE_FILE)).unwrap();
+        let text = |name: &str| {
+            connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0)).unwrap()
+        };
+        assert_eq!(text("journal_mode"), rusqlite::types::Value::Text("wal".to_owned()));
+        assert_eq!(text("synchronous"), rusqlite::types::Value::Integer(2));
+        assert_eq!(text("foreign_keys"), rusqlite::types::Value::Integer(1));
+        assert_eq!(text("auto_vacuum"), rusqlite::types::Value::Integer(2));
+    }
+
+    #[test]
+    fn what_is_no_database_is_said_in_one_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(STATE_FILE);
+        std::fs::write(&path, vec![b'x'; 8192]).unwrap();
+        let text = open(&path).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("cannot open `{}`: ", path.display())), "{text}");
+        assert!(text.contains("not a database"), "{text}");
+    }
+}

@@ -1,0 +1,402 @@
+//! The thread behind the handle: takes requests in batches, gives each its turn, commits, answers.
+//!
+//! # How commits are shared
+//!
+//! * Everything that waits (up to [`BATCH_MAX`]) goes into one transaction of `state.db`; each request has a savepoint
+//!   of its own, so a bad one does not undo its neighbours. Answers go out after the commit.
+//! * Requests that may be repeated after a crash (confirmations) leave the transaction open for up to [`LAZY_WAIT`];
+//!   whatever commits next takes them along.
+//! * Readings go to `telemetry.db` alone, see [`super::samples`]. What they change on their device is written every
+//!   [`FLUSH_INTERVAL`], or when a version would run too far ahead of the file ([`super::device`]).
+//!
+//! # When the disk fails
+//!
+//! Nothing of the failed transaction is acknowledged; what it changed in memory is put back; the file is opened anew
+//! for the next request, at most once a second. The thread goes on.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use floorgate_model::{DeviceId, ExecutionStatus};
+use rusqlite::Connection;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use super::device::{Device, UNSAVED_MAX};
+use super::request::{Kind, Pace, Request, Work};
+use super::samples::{Newest, Samples};
+use super::state_file::StateFile;
+use super::status::Limits;
+use super::terms::{Attachment, Config, StoreError, Wakeups};
+use super::turn::{Memory, Signals, Turn};
+use super::{device_rows, files, journal, schema};
+use crate::clock::Clock;
+
+/// Requests in one transaction; more wait for the next.
+const BATCH_MAX: usize = 500;
+/// A confirmation waits no longer than this for a commit that takes it along.
+const LAZY_WAIT: Duration = Duration::from_secs(1);
+/// What readings changed on the devices is written this often.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+/// Tidying (journal, quota) comes this often.
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Everything the thread owns.
+#[derive(Debug)]
+pub(super) struct Writer {
+    config: Config,
+    clock: Clock,
+    state: StateFile,
+    samples: Samples,
+    memory: Memory,
+    wakeups: Arc<Wakeups>,
+    floor_changes: watch::Sender<u64>,
+    /// The newest time any sender told: the monotonic clock that all rules run on.
+    now: Instant,
+    flushed_at: Instant,
+    tidied_at: Instant,
+    /// By the writer's own clock: when the open transaction must be committed.
+    lazy_until: Option<Instant>,
+    /// Given back last.
+    _lock: File,
+}
+
+type Done = (Box<dyn Work>, Result<(), StoreError>);
+
+impl Writer {
+    pub(super) fn open(
+        config: Config,
+        clock: Clock,
+        wakeups: Arc<Wakeups>,
+        floor_changes: watch::Sender<u64>,
+        now: Instant,
+    ) -> Result<Self, StoreError> {
+        let lock = schema::own_folder(&config.state_dir)?;
+        let path: PathBuf = config.state_dir.join(schema::STATE_FILE);
+        let mut connection = schema::open(&path)?;
+        let (mut samples, newest) = Samples::open(&config, now)?;
+        let devices = attach(&mut connection, &config, &clock, &newest, now)?;
+        for device in devices.values() {
+            if let Some(at) = device.view.last_reading_at {
+                samples.known_newest(device.id(), at);
+            }
+        }
+        let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
+        let (flushed_at, tidied_at, lazy_until) = (now, now, None);
+        Ok(Self {
+            config,
+            clock,
+            state,
+            samples,
+            memory,
+            wakeups,
+            floor_changes,
+            now,
+            flushed_at,
+            tidied_at,
+            lazy_until,
+            _lock: lock,
+        })
+    }
+
+    /// Runs until it is told to close or every handle is gone.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>, runtime: &Runtime) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let deadline = [self.lazy_until, self.samples.deadline()].into_iter().flatten().min();
+            let more = requests.recv_many(&mut batch, BATCH_MAX);
+            let ended = runtime.block_on(async {
+                match deadline {
+                    None => more.await == 0,
+                    Some(at) => tokio::time::timeout_at(at.into(), more).await == Ok(0),
+                }
+            });
+            let closing = self.serve(batch.drain(..));
+            if ended || closing.is_some() {
+                let outcome = self.close();
+                // Before the answer: whoever heard it may open the folder again.
+                drop(self);
+                if let Some(reply) = closing {
+                    let _ = reply.send(outcome);
+                } else if let Err(cause) = outcome {
+                    tracing::error!(%cause, "the store could not be closed in order");
+                }
+                return;
+            }
+        }
+    }
+
+    /// Gives every request its turn, commits and answers. Answers whom to tell that the store is closed.
+    fn serve(
+        &mut self,
+        batch: impl Iterator<Item = Request>,
+    ) -> Option<tokio::sync::oneshot::Sender<Result<(), StoreError>>> {
+        let (mut done, mut ticks, mut closing) = (Vec::new(), Vec::new(), None);
+        let mut pace = Pace::Lazy;
+        for request in batch {
+            self.now = self.now.max(request.now);
+            match request.kind {
+                Kind::Sample(report, reply) => {
+                    self.samples.take(*report, reply, &mut self.memory, self.now, self.clock.now());
+                }
+                Kind::Work(mut work, its_pace) => {
+                    if its_pace == Pace::AtOnce {
+                        pace = Pace::AtOnce;
+                    }
+                    let outcome = self.give_turn(&mut *work, &mut done);
+                    done.push((work, outcome));
+                }
+                Kind::Tick(reply) => ticks.push(reply),
+                Kind::Close(reply) => {
+                    closing = Some(reply);
+                    break;
+                }
+            }
+        }
+        self.end_turns(pace, done);
+        let real = Instant::now();
+        let mut stepped = if ticks.is_empty() { Ok(()) } else { self.tick() };
+        if self.samples.is_due(real) {
+            let step = self.samples.commit(&mut self.memory, self.now, self.clock.now());
+            stepped = stepped.and(step);
+        }
+        if self.lazy_until.is_some_and(|until| until <= real) || self.runs_ahead() {
+            let step = self.flush();
+            stepped = stepped.and(step);
+        }
+        self.signal();
+        for reply in ticks {
+            let _ = reply.send(stepped.clone());
+        }
+        closing
+    }
+
+    /// One request's turn inside a savepoint. If SQLite gives up the whole transaction, so do all before it.
+    fn give_turn(&mut self, work: &mut dyn Work, done: &mut [Done]) -> Result<(), StoreError> {
+        let mark = self.memory.mark();
+        let connection = self.state.begin(Instant::now())?;
+        let outcome = savepoint(connection, |connection| {
+            let (memory, samples, config) = (&mut self.memory, &mut self.samples, &self.config);
+            work.run(&mut Turn { connection, memory, samples, config, now: self.now, wall: self.clock.now() })
+        });
+        if let Err(cause) = &outcome {
+            self.memory.undo_to(mark);
+            if self.state.lost_transaction() {
+                self.gave_up(cause.clone(), done);
+            }
+        }
+        outcome
+    }
+
+    /// Commits if anything must be on disk before its answer, then answers.
+    fn end_turns(&mut self, pace: Pace, mut done: Vec<Done>) {
+        if pace == Pace::AtOnce || !self.state.has_changes() {
+            if let Err(cause) = self.commit() {
+                self.gave_up(cause, &mut done);
+            }
+        } else {
+            self.lazy_until.get_or_insert_with(|| Instant::now() + LAZY_WAIT);
+        }
+        self.memory.counted.store_failures += done.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64;
+        self.signal();
+        for (work, outcome) in done {
+            work.reply(outcome);
+        }
+    }
+
+    /// Writes the devices that were touched and commits the open transaction, if there is one.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if !self.state.is_open() {
+            return Ok(());
+        }
+        let real = Instant::now();
+        let changes = self.state.has_changes() || !self.memory.touched.is_empty();
+        let connection = self.state.begin(real)?;
+        let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
+        for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
+            device_rows::save(connection, device)?;
+        }
+        self.state.commit(real)?;
+        self.memory.counted.commits += u64::from(changes);
+        for id in &touched {
+            if let Some(device) = self.memory.devices.get_mut(id) {
+                device.saved();
+            }
+        }
+        self.memory.settle();
+        self.lazy_until = None;
+        Ok(())
+    }
+
+    /// The transaction failed: nothing of it happened, in memory neither, and nobody is told that it did.
+    fn gave_up(&mut self, cause: StoreError, done: &mut [Done]) {
+        self.state.broke(cause.clone(), Instant::now());
+        self.memory.undo_to(0);
+        self.memory.settle();
+        self.memory.signals = Signals::default();
+        self.lazy_until = None;
+        for (_, outcome) in done {
+            if outcome.is_ok() {
+                *outcome = Err(cause.clone());
+            }
+        }
+    }
+
+    /// Writes every device that differs from the file, with whatever else waits.
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let dirty = self.memory.devices.values().filter(|device| device.dirty).map(|device| device.id().clone());
+        self.memory.touched.extend(dirty);
+        self.flushed_at = self.now;
+        if !self.memory.touched.is_empty() {
+            self.state.begin(Instant::now())?;
+        }
+        self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
+    }
+
+    /// Whether some device has so many unwritten versions that they must be written now.
+    fn runs_ahead(&self) -> bool {
+        self.memory.devices.values().any(|device| device.unsaved() >= UNSAVED_MAX)
+    }
+
+    /// One step of the timers.
+    fn tick(&mut self) -> Result<(), StoreError> {
+        let (now, wall) = (self.now, self.clock.now());
+        for device in self.memory.devices.values_mut() {
+            device.observer.tick(now);
+            self.memory.signals.states |= device.refresh(wall);
+        }
+        let mut outcome = Ok(());
+        if self.samples.has_due_blocks(now) {
+            let step = self.samples.commit(&mut self.memory, now, wall);
+            outcome = outcome.and(step);
+        }
+        if now.saturating_duration_since(self.tidied_at) >= TIDY_INTERVAL {
+            self.tidied_at = now;
+            let step = self.tidy();
+            outcome = outcome.and(step);
+        }
+        if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
+            let step = self.flush();
+            outcome = outcome.and(step);
+        }
+        outcome
+    }
+
+    /// Keeps both files within their bounds.
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        let state_bytes = files::bytes_with_log(&self.config.state_dir.join(schema::STATE_FILE));
+        let rest = self.config.quota_bytes.saturating_sub(state_bytes);
+        let kept = self.samples.keep_within(rest);
+        let wall = self.clock.now();
+        let connection = self.state.begin(Instant::now())?;
+        let pruned = savepoint(connection, |connection| journal::prune(connection, wall));
+        if self.state.lost_transaction() {
+            let cause = pruned.as_ref().err().cloned().unwrap_or(StoreError::Closed);
+            self.gave_up(cause, &mut []);
+        } else if self.state.has_changes() {
+            self.lazy_until.get_or_insert_with(|| Instant::now() + LAZY_WAIT);
+        } else {
+            self.commit()?;
+        }
+        let pruned = pruned.map(drop);
+        kept.and(pruned)
+    }
+
+    fn signal(&mut self) {
+        let signals = std::mem::take(&mut self.memory.signals);
+        signals.give(&self.wakeups);
+        if signals.floor_changes > 0 {
+            self.floor_changes.send_modify(|count| *count += signals.floor_changes);
+        }
+    }
+
+    /// The last commits, both logs moved into their files.
+    fn close(&mut self) -> Result<(), StoreError> {
+        let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
+        let flushed = self.flush();
+        let closed = self.state.close();
+        telemetry.and(flushed).and(closed)
+    }
+}
+
+/// Runs `work` so that its failure takes back its own changes alone.
+fn savepoint<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let run = |text: &str| {
+        let outcome = connection.prepare_cached(text).and_then(|mut statement| statement.execute([]));
+        outcome.map(drop).map_err(super::words::io("set a savepoint"))
+    };
+    run("SAVEPOINT turn")?;
+    let outcome = work(connection);
+    if outcome.is_err() && !connection.is_autocommit() {
+        run("ROLLBACK TO turn")?;
+    }
+    if !connection.is_autocommit() {
+        run("RELEASE turn")?;
+    }
+    outcome
+}
+
+/// The devices of the configuration, as the file knows them or new, written with their new versions.
+fn attach(
+    connection: &mut Connection,
+    config: &Config,
+    clock: &Clock,
+    newest: &Newest,
+    now: Instant,
+) -> Result<BTreeMap<DeviceId, Device>, StoreError> {
+    let cannot = super::words::io("attach the devices");
+    let transaction = connection.transaction().map_err(&cannot)?;
+    let mut remembered = device_rows::all(&transaction)?;
+    let own = config.gateway_id.as_device();
+    let wall = clock.now();
+    let mut devices = BTreeMap::new();
+    for attachment in &config.devices {
+        let limits = limits(attachment, attachment.device_id != own);
+        let mut device = match remembered.remove(&attachment.device_id) {
+            Some(mut known) => {
+                if let Some((at, readings)) = newest.get(&attachment.device_id)
+                    && known.view.last_reading_at.is_none_or(|last| last < *at)
+                {
+                    known.view.last_reading_at = Some(*at);
+                    known.view.last_readings.clone_from(readings);
+                }
+                Device::resumed(known, attachment, limits, now, wall)
+            }
+            None => Device::new(attachment, limits, now, wall),
+        };
+        let last = journal::newest(&transaction, Some(&attachment.device_id), 1)?.pop();
+        device.view.last_execution = last;
+        device.view.commands_open = journal::count_open(&transaction, &attachment.device_id)?.0;
+        devices.insert(attachment.device_id.clone(), device);
+    }
+    for running in journal::with_status(&transaction, ExecutionStatus::InProgress)? {
+        if let Some(device) = devices.get_mut(&running.record.device_id)
+            && Device::is_reboot(&running.record)
+        {
+            device.observer.reboot(Some(running.record.command_id.as_str()), now);
+        }
+    }
+    for device in devices.values_mut() {
+        // Once, with everything known: a warning or a reboot that goes on has not begun now.
+        device.refresh(wall);
+        device_rows::save(&transaction, device)?;
+        device.saved();
+    }
+    transaction.commit().map_err(&cannot)?;
+    Ok(devices)
+}
+
+fn limits(attachment: &Attachment, behind_floor: bool) -> Limits {
+    Limits {
+        sample_interval: attachment.sample_interval,
+        deadband_percent: attachment.profile.deadband_percent,
+        warning_off_delay: attachment.profile.warning_off_delay,
+        behind_floor,
+    }
+}
