@@ -6,8 +6,10 @@
 //!
 //! Nothing here links the daemon: it is run as what it is, a program.
 
+pub mod agent;
 pub mod broker;
 pub mod builds;
+pub mod daemon;
 pub mod devices;
 pub mod dynamo;
 mod link;
