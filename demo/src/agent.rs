@@ -152,7 +152,7 @@ async fn run(broker: SocketAddr, mut waiting: mpsc::Receiver<(String, Vec<u8>)>,
                             results.pop_front();
                         }
                     }
-                    Happened::Down(_) => break,
+                    Happened::Down => break,
                     Happened::Confirmed(_) | Happened::Other => {}
                 },
                 command = waiting.recv(), if up && link.has_room() => {

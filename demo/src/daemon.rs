@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -39,7 +40,7 @@ pub struct Daemon {
     program: PathBuf,
     config: PathBuf,
     log: PathBuf,
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
 }
 
 impl Daemon {
@@ -51,7 +52,7 @@ impl Daemon {
         let config = dir.join("floorgate.toml");
         let text = configuration(&dir.join("state"), surroundings);
         std::fs::write(&config, text).with_context(|| format!("cannot write `{}`", config.display()))?;
-        Ok(Self { program, config, log: dir.join("floorgate.log"), child: None })
+        Ok(Self { program, config, log: dir.join("floorgate.log"), child: Mutex::new(None) })
     }
 
     /// Its program.
@@ -70,6 +71,10 @@ impl Daemon {
     #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn command(&self, task: &str) -> Command {
@@ -92,19 +97,19 @@ impl Daemon {
     ///
     /// # Errors
     /// It cannot be run.
-    pub fn start(&mut self) -> Result<()> {
+    pub fn start(&self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.with_context(|| format!("cannot write `{}`", self.log.display()))?;
         let errors = log.try_clone().context("cannot share the log")?;
         let child = self.command("run").stdout(log).stderr(errors).spawn();
-        self.child = Some(child.with_context(|| format!("cannot run `{}`", self.program.display()))?);
+        *self.lock() = Some(child.with_context(|| format!("cannot run `{}`", self.program.display()))?);
         Ok(())
     }
 
     /// Why it ended, if it did: its exit code and the end of its log.
     #[must_use]
-    pub fn ended(&mut self) -> Option<String> {
-        let status = self.child.as_mut()?.try_wait().ok()??;
+    pub fn ended(&self) -> Option<String> {
+        let status = self.lock().as_mut()?.try_wait().ok()??;
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let last = lines[lines.len().saturating_sub(10)..].join("\n");
@@ -127,8 +132,9 @@ impl Daemon {
     }
 
     /// Asks it to end (SIGTERM) and waits; kills it if it takes longer than 8 s. Answers whether it ended in order.
-    pub async fn stop(&mut self) -> bool {
-        let Some(mut child) = self.child.take() else { return true };
+    pub async fn stop(&self) -> bool {
+        let running = self.lock().take();
+        let Some(mut child) = running else { return true };
         if let Some(id) = child.id() {
             // The one way to send SIGTERM without unsafe code or another dependency.
             let _ = Command::new("kill").arg("-TERM").arg(id.to_string()).stderr(Stdio::null()).status().await;

@@ -6,6 +6,7 @@
 //!
 //! Nothing here links the daemon: it is run as what it is, a program.
 
+pub mod acts;
 pub mod agent;
 pub mod broker;
 pub mod builds;
@@ -14,5 +15,7 @@ pub mod devices;
 pub mod dynamo;
 mod link;
 pub mod proxy;
+pub mod stage;
 pub mod switch;
 pub mod table;
+pub mod view;
