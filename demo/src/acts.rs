@@ -101,8 +101,8 @@ async fn undone(stage: &Stage) -> Result<()> {
     let date = &stage.item(TEMPERATURE).await?["configuration"]["calibration_date"];
     stage.view.say(&format!("It refused ({}); the table says {date} again, as the sensor does.", record["message"]));
 
-    let sent = stage.send(VALVE, "update_config", json!({"emergency_shutoff": "disabled"}), now()).await?;
     let before = stage.device(VALVE)?.log();
+    let sent = stage.send(VALVE, "update_config", json!({"emergency_shutoff": "disabled"}), now()).await?;
     let record = stage.outcome(&sent, "rejected", OUTCOME).await?;
     ensure!(record["reason"] == "INVALID_PARAMETERS", "the reason is {}", record["reason"]);
     stage.undone(VALVE).await?;

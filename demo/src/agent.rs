@@ -164,3 +164,49 @@ async fn run(broker: SocketAddr, mut waiting: mpsc::Receiver<(String, Vec<u8>)>,
         tokio::time::sleep(RECONNECT).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+    use crate::devices::now;
+    use crate::table::Table;
+
+    #[tokio::test]
+    async fn the_agent_updates_the_table_publishes_and_hears_the_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = Table::start(dir.path()).await.unwrap();
+        let client = table.client();
+        client.create_tables().await.unwrap();
+        let item = json!({"device_id": {"S": "D"}, "configuration": {"M": {}}, "last_telemetry": {"M": {}}});
+        client.call("PutItem", &json!({"TableName": DEVICES, "Item": item})).await.unwrap();
+        let broker = Broker::start().await.unwrap();
+        let mut commands = broker.subscribe("devices/+/commands");
+        let agent = Agent::start(broker.address(), client.clone());
+        let patience = Duration::from_secs(20);
+
+        for (command, parameters) in
+            [("recalibrate", json!({})), ("update_config", json!({"a-b": 5})), ("reboot", json!({}))]
+        {
+            let sent = agent.send("D", command, parameters.clone(), now()).await.unwrap();
+            let message = tokio::time::timeout(patience, commands.next()).await.unwrap().unwrap();
+            let payload: Value = serde_json::from_slice(&message.payload).unwrap();
+            assert_eq!((&payload["command"], &payload["parameters"]), (&json!(command), &parameters));
+            assert_eq!(Timestamp::parse(payload["timestamp"].as_str().unwrap()).unwrap(), sent.issued_at);
+            let record = json!({"device_id": "D", "issued_at": sent.issued_at, "status": "succeeded"});
+            // The agent may still be subscribing: a real gateway's result comes later, so it is repeated here.
+            let heard = tokio::time::timeout(patience, async {
+                while agent.results(&sent).is_empty() {
+                    broker.publish("devices/D/commands/result", record.to_string(), false);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            heard.await.unwrap();
+        }
+        let item = client.device("D").await.unwrap().unwrap();
+        assert_eq!(item["configuration"]["a-b"], "5");
+        assert_eq!(item["configuration"]["calibration_date"], now().to_string()[..10]);
+        assert_eq!(item["status"], "rebooting");
+        assert_eq!(item["last_command"], json!({"command": "reboot", "parameters": {}, "status": "delivered"}));
+    }
+}

@@ -108,7 +108,7 @@ impl Stage {
     /// table's `last_command`; answers the record.
     ///
     /// # Errors
-    /// Another status, none, or more than one terminal record.
+    /// Another status, or none within `limit`.
     pub async fn outcome(&self, sent: &Sent, status: &str, limit: Duration) -> Result<Value> {
         let terminal = |record: &Value| !matches!(record["status"].as_str(), Some("created" | "in_progress") | None);
         let ends = || self.agent.results(sent).into_iter().filter(terminal).collect::<Vec<_>>();
