@@ -6,11 +6,16 @@
 //!
 //! Nothing here links the daemon: it is run as what it is, a program.
 
+pub mod acts;
+pub mod agent;
 pub mod broker;
 pub mod builds;
+pub mod daemon;
 pub mod devices;
 pub mod dynamo;
 mod link;
 pub mod proxy;
+pub mod stage;
 pub mod switch;
 pub mod table;
+pub mod view;

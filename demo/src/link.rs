@@ -27,7 +27,7 @@ pub(crate) enum Happened {
     /// The broker has the publish that was given this number.
     Confirmed(u64),
     /// The connection is gone; nothing follows.
-    Down(String),
+    Down,
     /// Nothing of interest.
     Other,
 }
@@ -36,7 +36,7 @@ pub(crate) enum Happened {
 #[derive(Debug)]
 pub(crate) struct Link {
     client: AsyncClient,
-    events: mpsc::Receiver<Result<Event, String>>,
+    events: mpsc::Receiver<Result<Event, ()>>,
     turning: JoinHandle<()>,
     submitted: VecDeque<u64>,
     unconfirmed: HashMap<u16, u64>,
@@ -57,7 +57,7 @@ impl Link {
         // `poll` must not be dropped half-way, so it has a task of its own.
         let turning = tokio::spawn(async move {
             loop {
-                let event = turning.poll().await.map_err(|error| error.to_string());
+                let event = turning.poll().await.map_err(drop);
                 let ended = event.is_err();
                 if sender.send(event).await.is_err() || ended {
                     break;
@@ -102,8 +102,7 @@ impl Link {
                 Happened::Other
             }
             Some(Ok(_)) => Happened::Other,
-            Some(Err(reason)) => Happened::Down(reason),
-            None => Happened::Down("the connection ended".to_owned()),
+            Some(Err(())) | None => Happened::Down,
         }
     }
 }

@@ -152,7 +152,7 @@ impl Runner {
                 self.take_order();
             }
             Happened::Confirmed(number) => self.confirmed(number),
-            Happened::Down(_) => self.disconnect(RECONNECT),
+            Happened::Down => self.disconnect(RECONNECT),
             Happened::Other => {}
         }
     }
