@@ -45,7 +45,6 @@ async fn telemetry_reaches_the_table_as_the_agent_reads_it() {
         .item("the gateway's readings", &rig.gateway, 40, |item| item["last_telemetry"]["cpu_pct"].is_string())
         .await;
     assert_eq!(gateway["device_type"], "edge_gateway");
-    assert_eq!(gateway["last_telemetry"]["connected_devices"], "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,13 +7,15 @@ use floorgate_model::Profile;
 
 use super::RunError;
 use crate::config::{BrokerConfig, Config, CredentialsConfig, DynamoConfig, Identity, LinkTls, ListenConfig};
-use crate::mqtt::endpoint::{EndpointConfig, EndpointTls, RATE_BURST_SECONDS};
+use crate::mqtt::endpoint::{EndpointConfig, EndpointTls};
 use crate::mqtt::link::{Address, LinkConfig, Login, TlsFiles};
 use crate::shadow::store::Attachment;
 use crate::{shadow, sync};
 
 /// How often the gateway reports its own readings (contract §4).
 pub(super) const OWN_INTERVAL: Duration = Duration::from_secs(30);
+/// A connection may catch up this much of its rate at once after a pause.
+const BURST_SECONDS: u32 = 2;
 /// The gateway's type as a device.
 pub(super) const OWN_TYPE: &str = "edge_gateway";
 
@@ -72,7 +74,7 @@ pub(super) fn endpoint(listen: &ListenConfig) -> EndpointConfig {
         watchers: listen.watchers.clone(),
         clients_max: usize::try_from(listen.max_connections).unwrap_or(usize::MAX),
         rate_per_second: listen.packets_per_second,
-        rate_burst: listen.packets_per_second.saturating_mul(RATE_BURST_SECONDS),
+        rate_burst: listen.packets_per_second.saturating_mul(BURST_SECONDS),
         ..EndpointConfig::new(listen.address)
     }
 }

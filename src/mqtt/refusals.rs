@@ -94,6 +94,8 @@ refusals! {
     UnknownDevice = "unknown_device",
     /// A command that was retained: it says nothing about now.
     RetainedCommand = "retained_command",
+    /// A command whose id belongs to a different one.
+    DuplicateId = "duplicate_id",
     /// A payload that is no command.
     MalformedCommand = "malformed_command",
     /// A command without a time to judge it by.

@@ -95,7 +95,7 @@ impl Rig {
         let (cloud, broker) = match from_environment("FLOORGATE_TEST_CLOUD_BROKER") {
             Some(address) => (address, None),
             None => {
-                let broker = Broker::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+                let broker = Broker::start().await.unwrap();
                 (broker.address(), Some(broker))
             }
         };
