@@ -16,7 +16,7 @@ use floorgate::mqtt::{Acceptance, BoxFuture, Inbound, Intake};
 use floorgate::shadow::StoreError;
 use floorgate_model::DeviceId;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +31,11 @@ impl Intake for Printer {
 }
 
 async fn obey(handle: EndpointHandle, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = lines.next_line().await? {
+    let (read, mut lines) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| read.blocking_send(line))
+    });
+    while let Some(line) = lines.recv().await {
         let mut words = line.splitn(3, ' ');
         match (words.next(), words.next(), words.next()) {
             (Some("order"), Some(device), Some(payload)) => {
