@@ -92,7 +92,9 @@ async fn dial(port: u16, authority: &Authority, identity: Option<(String, String
 /// Says these and returns all packets that come until the endpoint closes or has said `count`.
 async fn converse(stream: &mut TlsStream<TcpStream>, say: &[Packet], count: usize) -> Vec<Packet> {
     let (mut bytes, mut heard) = (BytesMut::new(), Vec::new());
-    say.iter().for_each(|packet| drop(packet.write(&mut bytes, 1_000).unwrap()));
+    for packet in say {
+        packet.write(&mut bytes, 1_000).unwrap();
+    }
     let _ = stream.write_all(&bytes).await;
     let _ = stream.flush().await;
     bytes.clear();
