@@ -66,7 +66,7 @@ async fn start(change: impl FnOnce(&mut EndpointConfig), wait: bool) -> Fixture 
     start_with(change, wait, Arc::new(MemorySessions::default())).await
 }
 
-async fn start_with(change: impl FnOnce(&mut EndpointConfig), wait: bool, sessions: Arc<MemorySessions>) -> Fixture {
+async fn start_with(change: impl FnOnce(&mut EndpointConfig), wait: bool, sessions: Arc<dyn SessionStore>) -> Fixture {
     let mut config = EndpointConfig::new((Ipv4Addr::LOCALHOST, 0).into());
     change(&mut config);
     let desk = Arc::new(Desk { wait, ..Desk::default() });
@@ -464,7 +464,7 @@ async fn a_silent_client_is_closed_after_one_and_a_half_keep_alives() {
 #[tokio::test]
 async fn a_session_outlives_connection_and_restart_until_a_clean_one() {
     let sessions = Arc::new(MemorySessions::default());
-    let fixture = start_with(|_| {}, false, Arc::clone(&sessions)).await;
+    let fixture = start_with(|_| {}, false, sessions.clone()).await;
     let (mut device, ack) = Client::connect(&fixture, lasting("A")).await;
     assert!(!ack.unwrap().session_present);
     device.subscribe("devices/A/execute", QoS::AtLeastOnce).await;
@@ -472,7 +472,7 @@ async fn a_session_outlives_connection_and_restart_until_a_clean_one() {
     fixture.stop.cancel();
     fixture.ended.await.unwrap();
 
-    let fixture = start_with(|_| {}, false, Arc::clone(&sessions)).await;
+    let fixture = start_with(|_| {}, false, sessions.clone()).await;
     let (device, ack) = Client::connect(&fixture, lasting("A")).await;
     assert!(ack.unwrap().session_present);
     let (handle, deadline) = (fixture.handle.clone(), Instant::now() + Duration::from_secs(5));
@@ -486,6 +486,32 @@ async fn a_session_outlives_connection_and_restart_until_a_clean_one() {
     assert_eq!(sessions.load().await.unwrap(), BTreeMap::new());
     let (_device, ack) = Client::connect(&fixture, lasting("A")).await;
     assert!(!ack.unwrap().session_present);
+}
+
+/// Counts what is written.
+#[derive(Default)]
+struct Ledger(std::sync::atomic::AtomicUsize);
+
+impl SessionStore for Ledger {
+    fn load(&self) -> BoxFuture<'_, Result<BTreeMap<String, Vec<String>>, StoreError>> {
+        Box::pin(std::future::ready(Ok(BTreeMap::new())))
+    }
+
+    fn save(&self, _: String, _: Option<Vec<String>>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_only_comes_back_writes_nothing_to_disk() {
+    let ledger = Arc::new(Ledger::default());
+    let fixture = start_with(|_| {}, false, ledger.clone()).await;
+    for _ in 0..5 {
+        let (mut device, _) = Client::connect(&fixture, lasting("A")).await;
+        device.subscribe("devices/A/execute", QoS::AtLeastOnce).await;
+    }
+    assert_eq!(ledger.0.load(std::sync::atomic::Ordering::Relaxed), 2);
 }
 
 // ---- orders -------------------------------------------------------------------------------------------------
