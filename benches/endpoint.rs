@@ -28,10 +28,14 @@ use tokio_util::sync::CancellationToken;
 
 const CLIENTS: usize = 200;
 
+/// Messages the child's intake was handed; printed when it is told to end.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
 struct Settling;
 
 impl Intake for Settling {
     fn accept(&self, _: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
+        TAKEN.fetch_add(1, Ordering::Relaxed);
         Box::pin(std::future::ready(Ok(Acceptance::Settled)))
     }
 }
@@ -43,7 +47,14 @@ async fn serve() -> anyhow::Result<()> {
     let (scheme, sessions) = (TopicScheme::default(), Arc::new(MemorySessions::default()));
     let endpoint = Endpoint::bind(config, Arc::new(Settling), scheme, [].into(), sessions).await?;
     println!("{}", endpoint.local_addr());
-    endpoint.run(CancellationToken::new()).await;
+    let shutdown = CancellationToken::new();
+    let told = shutdown.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_line(&mut String::new());
+        told.cancel();
+    });
+    endpoint.run(shutdown).await;
+    eprintln!("{}", json!({ "server": "floorgate endpoint", "messages_taken": TAKEN.load(Ordering::Relaxed) }));
     Ok(())
 }
 
@@ -52,12 +63,18 @@ struct Server(Child, SocketAddr);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.0.kill().and_then(|()| self.0.wait());
+        // The endpoint ends when its input closes, and says what it took; mosquitto is killed.
+        match self.0.stdin.take() {
+            Some(input) => drop(input),
+            None => drop(self.0.kill()),
+        }
+        let _ = self.0.wait();
     }
 }
 
 fn floorgate() -> anyhow::Result<Server> {
-    let mut child = Command::new(std::env::current_exe()?).arg("serve").stdout(Stdio::piped()).spawn()?;
+    let mut child =
+        Command::new(std::env::current_exe()?).arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
     let address = line.trim().parse()?;
@@ -81,7 +98,7 @@ async fn client(address: SocketAddr, number: usize, window: u16, end: Instant, a
     stream.write_all(&out).await?;
     let mut publish = Publish::new(format!("devices/client-{number}/telemetry"), QoS::AtLeastOnce, vec![b'x'; 120]);
     publish.pkid = 0;
-    let mut owed = 0_usize;
+    let (mut owed, mut acked, mut oldest) = (0_usize, 0_u64, 1);
     loop {
         if timeout_at(end, stream.read_buf(&mut read)).await.map_or(Ok(0), |read| read)? == 0 {
             ensure!(Instant::now() >= end, "the server closed the connection");
@@ -90,15 +107,21 @@ async fn client(address: SocketAddr, number: usize, window: u16, end: Instant, a
         while let Ok(packet) = Packet::read(&mut read, 1_000) {
             match packet {
                 Packet::ConnAck(_) => owed = usize::from(window),
-                _ => owed += 1,
+                // Each message once and in order; a PUBACK too many would widen the window and flatter the figure.
+                Packet::PubAck(ack) if ack.pkid == oldest => {
+                    oldest = oldest % 60_000 + 1;
+                    owed += 1;
+                    acked += 1;
+                }
+                other => anyhow::bail!("expected the PUBACK of {oldest}, got {other:?}"),
             }
         }
+        acks.fetch_add(std::mem::take(&mut acked), Ordering::Relaxed);
         out.clear();
         for _ in 0..owed {
             publish.pkid = publish.pkid % 60_000 + 1;
             publish.write(&mut out)?;
         }
-        acks.fetch_add(owed as u64, Ordering::Relaxed);
         owed = 0;
         stream.write_all(&out).await?;
     }
@@ -126,6 +149,10 @@ async fn load(name: &str, server: &Server, window: u16, seconds: u64) -> anyhow:
     let rate = (acks.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64();
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default().trim();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let cpu_ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    println!("{}", json!({ "server": name, "acked_in_all": acks.load(Ordering::Relaxed), "cpu_ticks": cpu_ticks }));
     let line = json!({ "server": name, "clients": CLIENTS, "window": window, "pubacks_per_s": rate.round(), "resident": resident });
     println!("{line}");
     Ok(())
