@@ -29,7 +29,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A fixture in a folder of its own, with fresh certificates and secrets beside it.
+/// A fixture in a folder of its own, with fresh certificates and secrets beside it; `DIR` in its environment is that
+/// folder.
 fn prepare(fixture: &Path) -> (tempfile::TempDir, Environment) {
     let folder = tempfile::tempdir().unwrap();
     copy(fixture, folder.path());
@@ -41,10 +42,12 @@ fn prepare(fixture: &Path) -> (tempfile::TempDir, Environment) {
         ("key.pem", &pair.signing_key.serialize_pem()),
         ("password", "never-shown\n"),
         ("users", "# of hall 1\nA:never-shown\n"),
+        ("credentials", "[plant]\naws_access_key_id = AKIAPLANT\naws_secret_access_key = never-shown\n[role]\n"),
     ] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let environment = std::fs::read_to_string(fixture.join("environment")).unwrap_or_default();
+    let environment = environment.replace("DIR", &folder.path().display().to_string());
     let pairs: Vec<_> = environment.lines().map(|line| line.split_once('=').unwrap()).collect();
     (folder, Environment::from_pairs(pairs))
 }
