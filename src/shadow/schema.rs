@@ -133,12 +133,14 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     };
     let mut connection = Connection::open(path).map_err(cannot)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    prepare(&connection).map_err(cannot)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(cannot)?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(cannot)?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(StoreError::Newer { path: path.display().to_string(), found, known });
     }
+    // Only now: some of these write to the file.
+    prepare(&connection).map_err(cannot)?;
     let done = usize::try_from(found).unwrap_or(0);
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(done) {
         let transaction = connection.transaction().map_err(cannot)?;
@@ -150,7 +152,6 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
     // Only has an effect before the first table, so it comes first.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -74,12 +74,14 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
-    configure(&conn).map_err(failed)?;
+    conn.busy_timeout(BUSY_MAX).map_err(failed)?;
     let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(StoreError::Newer { path: path.display().to_string(), found, known });
     }
+    // Only now: some of these write to the file.
+    configure(&conn).map_err(failed)?;
     for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
         let step = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT;");
         conn.execute_batch(&step).map_err(failed)?;
@@ -88,7 +90,6 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn configure(conn: &Connection) -> rusqlite::Result<()> {
-    conn.busy_timeout(BUSY_MAX)?;
     // Both only take effect in a file without tables.
     conn.pragma_update(None, "page_size", 4_096)?;
     conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
