@@ -130,12 +130,14 @@ pub(super) fn last_execution(record: &ExecutionRecord) -> Update {
     update.set(devices::LAST_EXECUTION, AttributeValue::M(item::execution(record)));
     let key = update.name(devices::DEVICE_ID);
     let path = format!("#{}", devices::LAST_EXECUTION);
-    let [id, received, status] = ["command_id", "received_at", "status"].map(|field| update.name(field));
+    let [id, received] = ["command_id", "received_at"].map(|field| update.name(field));
     let (this, at) =
         (update.value("command_id", text(&record.command_id)), update.value("received_at", text(record.received_at)));
     let mut newer = format!("{path}.{received} < {at} OR ({path}.{received} = {at} AND {path}.{id} < {this})");
     let before = earlier(&mut update, record.status);
     if !before.is_empty() {
+        // Named only where it is used: an unused placeholder is a validation error.
+        let status = update.name(commands::STATUS);
         newer.push_str(&format!(" OR ({path}.{id} = {this} AND {path}.{status} IN ({before}))"));
     }
     update.only_if(format!("attribute_exists({key}) AND (attribute_not_exists({path}) OR {newer})"));
