@@ -3,6 +3,8 @@
 //! `FLOORGATE_TEST_DYNAMODB=http://127.0.0.1:PORT` names an endpoint that runs already (any implementation); without it
 //! the demo's table is built and started.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
