@@ -38,20 +38,14 @@ fn endpoint() -> String {
         if let Ok(url) = std::env::var("FLOORGATE_TEST_DYNAMODB") {
             return (url, Mutex::new(None));
         }
-        let root = env!("CARGO_MANIFEST_DIR");
-        let target = std::path::Path::new(root).join("target/demo-table");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--manifest-path", &format!("{root}/demo/table/Cargo.toml"), "--target-dir"])
-            .arg(&target)
-            .status();
-        assert!(built.unwrap().success(), "the demo's table cannot be built");
+        // A runtime of its own on a thread of its own: this runs inside whichever test comes first.
+        let build = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(floorgate_demo::builds::table(&floorgate_demo::builds::Progress::default())).unwrap()
+        };
+        let program = std::thread::spawn(build).join().unwrap();
         let file = std::env::temp_dir().join(format!("floorgate-sync-{}.db", std::process::id()));
-        let mut child = Command::new(target.join("debug/floorgate-demo-table"))
-            .arg(file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = Command::new(program).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").expect("the table says where it listens");
