@@ -100,6 +100,63 @@ fn a_missing_file_is_one_error() {
 }
 
 #[test]
+fn what_is_too_large_or_too_much_is_refused_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("floorgate.toml");
+    let good = "[gateway]\nid = \"G\"\nlocation = \"x\"\n";
+    let told = |environment: &Environment| {
+        let told = load(&file, environment).map(|_| ()).unwrap_err().to_string();
+        told.replace(&format!("{}/", folder.path().display()), "")
+    };
+    let nothing = Environment::default();
+    let padded = |text: &str, bytes: usize| format!("{text}#{}", "x".repeat(bytes - text.len() - 1));
+
+    std::fs::write(&file, padded(good, (8 << 20) + 1)).unwrap();
+    assert!(
+        told(&nothing).ends_with("floorgate.toml: cannot be read: is larger than 8388608 bytes"),
+        "{}",
+        told(&nothing)
+    );
+
+    let devices = |count: usize| {
+        let device = |n| format!("[[device]]\nid = \"D{n}\"\ntype = \"pressure_sensor\"\n");
+        (0..count).map(device).collect::<String>()
+    };
+    std::fs::write(&file, format!("{good}{}", devices(10_000))).unwrap();
+    assert_eq!(load(&file, &nothing).unwrap().devices.len(), 10_000);
+    std::fs::write(&file, format!("{good}{}", devices(10_001))).unwrap();
+    assert!(told(&nothing).contains("10000"), "{}", told(&nothing));
+
+    let tables = "[dynamodb]\nregion = \"us-east-1\"\n";
+    std::fs::write(&file, format!("{good}{tables}")).unwrap();
+    let keys = folder.path().join("credentials");
+    let of_file = Environment::from_pairs([("AWS_SHARED_CREDENTIALS_FILE", keys.to_str().unwrap())]);
+    let profile = "[default]\naws_access_key_id = A\naws_secret_access_key = s\n";
+    std::fs::write(&keys, padded(profile, 256 << 10)).unwrap();
+    assert!(load(&file, &of_file).is_ok(), "exactly at the limit");
+    std::fs::write(&keys, padded(profile, (256 << 10) + 1)).unwrap();
+    assert!(told(&of_file).ends_with("has 262145 bytes, at most 262144 are read"), "{}", told(&of_file));
+
+    let tls = "[floor.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+    std::fs::write(&file, format!("{good}{tls}")).unwrap();
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.path().join("cert.pem"), padded(&pair.cert.pem(), 1 << 20)).unwrap();
+    assert!(load(&file, &nothing).is_ok(), "exactly at the limit");
+    std::fs::write(folder.path().join("cert.pem"), padded(&pair.cert.pem(), (1 << 20) + 1)).unwrap();
+    assert!(told(&nothing).contains("cannot read `cert.pem`: is larger than 1048576 bytes"), "{}", told(&nothing));
+
+    std::fs::write(&file, good).unwrap();
+    std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+    for n in 0..10_000 {
+        std::fs::write(folder.path().join(format!("conf.d/{n}.toml")), "").unwrap();
+    }
+    assert!(load(&file, &nothing).is_ok(), "exactly at the limit");
+    std::fs::write(folder.path().join("conf.d/one-more.toml"), "").unwrap();
+    assert!(told(&nothing).ends_with("conf.d: holds more than 10000 files"), "{}", told(&nothing));
+}
+
+#[test]
 fn the_example_is_valid_and_names_every_key_in_the_documentation() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let example = root.join("deploy/floorgate.example.toml");
