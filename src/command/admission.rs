@@ -98,4 +98,3 @@ impl<L: CommandLog> Admission<L> {
         })
     }
 }
-

@@ -7,6 +7,9 @@
 //! A task decides again, commits the intent, looks at the expiry once more, lets the driver send, and waits for proof
 //! ([`super::verify`]) until the profile's timeout, which runs on monotonic time. Nothing is sent without a committed
 //! intent, and nothing twice.
+//!
+//! A command's remaining time is also measured on monotonic time, from the moment it is first seen waiting: a wall
+//! clock that is put back while it waits does not make it younger.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -14,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use floorgate_model::{
-    AdminState, CommandName, DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, Profile, Reason,
+    AdminState, CommandId, CommandName, DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, Profile, Reason,
 };
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
@@ -34,6 +37,9 @@ use crate::shadow::{DeviceView, Store, StoreError};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Between attempts to write to a store that cannot.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Wall clock and monotonic time may differ by this much over one wait in the queue (rounding, slewing); beyond, the
+/// wall clock was put back, and the monotonic time counts.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// Executes what the journal holds.
 #[derive(Debug)]
@@ -51,10 +57,20 @@ pub(super) struct Hands<L> {
 /// What is to be done with a claimed execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Send it, then wait for proof.
+    /// Send it for the first time, then wait for proof.
     Send,
-    /// It was interrupted: wait this long for proof, send nothing.
-    OnlyWait(Duration),
+    /// It was interrupted, and doing it twice is the same as once: send it again, then wait for proof.
+    SendAgain,
+    /// It was interrupted: wait for proof, send nothing.
+    OnlyWait,
+}
+
+/// One wait for proof, with or without something to send first.
+struct Plan<'a> {
+    command: CommandName,
+    step: Step,
+    sending: Option<(&'a dyn Driver, &'a Order)>,
+    timeout: Duration,
 }
 
 impl<L: CommandLog> Dispatcher<L> {
@@ -100,21 +116,28 @@ impl<L: CommandLog> Dispatcher<L> {
             Ok(waiting) => waiting,
             Err(error) => return warn!(%error, "cannot read the journal; commands wait"),
         };
+        let mut fresh = HashMap::with_capacity(waiting.len());
         for execution in waiting {
-            let device = execution.record.device_id.clone();
+            let record = &execution.record;
+            let (device, key) = (record.device_id.clone(), (record.device_id.clone(), record.command_id.clone()));
+            let until = busy.fresh.get(&key).copied().unwrap_or_else(|| self.hands.fresh_until(record));
+            fresh.insert(key, until);
             if !busy.devices.contains(&device) {
                 let hands = Arc::clone(&self.hands);
-                busy.add(device, tasks.spawn(async move { hands.execute(execution).await }).id());
+                busy.add(device, tasks.spawn(async move { hands.execute(execution, until).await }).id());
             }
         }
+        // What waits no longer is forgotten, so this holds no more than the journal's open commands.
+        busy.fresh = fresh;
     }
 }
 
-/// Which devices have a task.
+/// Which devices have a task, and how long what waits may still be sent.
 #[derive(Debug, Default)]
 struct Busy {
     devices: HashSet<DeviceId>,
     tasks: HashMap<Id, DeviceId>,
+    fresh: HashMap<(DeviceId, CommandId), Instant>,
 }
 
 impl Busy {
@@ -131,119 +154,154 @@ impl Busy {
 }
 
 impl<L: CommandLog> Hands<L> {
+    /// Until when, on monotonic time, a command may go out, by what the wall clock says now.
+    pub(super) fn fresh_until(&self, record: &ExecutionRecord) -> Instant {
+        Instant::now() + effective_expiry(record.issued_at, record.expires_at).since(self.judge.clock.now())
+    }
+
     /// One command from `created` to its end.
-    async fn execute(&self, execution: OpenExecution) {
+    async fn execute(&self, execution: OpenExecution, fresh_until: Instant) {
         let record = &execution.record;
-        if let Err(error) = self.try_execute(&execution).await {
+        if let Err(error) = self.try_execute(&execution, fresh_until).await {
             warn!(device_id = %record.device_id, command_id = %record.command_id, %error, "the command waits");
             tokio::time::sleep(STORE_RETRY).await;
         }
     }
 
-    async fn try_execute(&self, execution: &OpenExecution) -> Result<(), StoreError> {
+    async fn try_execute(&self, execution: &OpenExecution, fresh_until: Instant) -> Result<(), StoreError> {
         let record = &execution.record;
         let device = self.log.device(&record.device_id).await?;
         if let Decision::Refuse(refusal) = self.judge.before_dispatch(record, device.as_ref()) {
             self.finish(record, refused(refusal)).await;
-            return Ok(());
+        } else if Instant::now() >= fresh_until {
+            self.finish(record, self.too_old(record)).await;
+        } else if let Some(claimed) = self.log.claim(&record.device_id, &record.command_id).await? {
+            // The intent. From here on, whatever happens, this execution is not sent a second time.
+            self.carry_out(claimed, device.as_ref(), Step::Send, fresh_until).await;
+        } else {
+            self.adopt_orphan(&record.device_id).await?;
         }
-        // The intent. From here on, whatever happens, this execution is not sent a second time.
-        if let Some(claimed) = self.log.claim(&record.device_id, &record.command_id).await? {
-            self.carry_out(claimed, device.as_ref(), Step::Send).await;
+        Ok(())
+    }
+
+    /// The device has an execution in progress and this is its only task, so a task was lost. What it left is resolved
+    /// as after a restart, or it would keep the device's queue waiting until the next one.
+    async fn adopt_orphan(&self, device: &DeviceId) -> Result<(), StoreError> {
+        let orphan = self.log.in_progress().await?.into_iter().find(|execution| execution.record.device_id == *device);
+        match orphan {
+            Some(orphan) => recovery::resolve(self, orphan).await,
+            None => tokio::time::sleep(STORE_RETRY).await,
         }
         Ok(())
     }
 
     /// A claimed execution to its end.
-    pub(super) async fn carry_out(&self, execution: OpenExecution, device: Option<&DeviceView>, step: Step) {
+    pub(super) async fn carry_out(
+        &self,
+        execution: OpenExecution,
+        device: Option<&DeviceView>,
+        step: Step,
+        fresh_until: Instant,
+    ) {
         let record = &execution.record;
         let Ok(command) = record.command.parse::<CommandName>() else {
             return self.finish(record, interrupted("the journal holds a command that is none")).await;
         };
-        if command == CommandName::SetStatus {
-            return self.finish(record, overlay(&execution)).await;
+        let (now, sends) = (self.judge.clock.now(), step != Step::OnlyWait);
+        let stale = now >= effective_expiry(record.issued_at, record.expires_at) || Instant::now() >= fresh_until;
+        // An overlay changes with its outcome: one that is in progress has certainly not been done.
+        if stale && (step == Step::Send || command == CommandName::SetStatus) {
+            return self.finish(record, self.too_old(record)).await;
         }
+        if command == CommandName::SetStatus {
+            let not_done = "the gateway restarted before it was done; send it again if it is still wanted";
+            let not_done = || ending(ExecutionStatus::Failed, Reason::Interrupted, not_done);
+            return self.finish(record, if sends { overlay(&execution) } else { not_done() }).await;
+        }
+        let driver = self.judge.drivers.get(&record.device_id).filter(|_| sends && !stale);
+        if driver.is_none() && step == Step::Send {
+            return self.finish(record, unreachable("nothing carries commands to this device")).await;
+        }
+        let order = self.order(&execution, command, fresh_until);
         let timeout = timeout_of(self.judge.profile_of(device).as_deref(), command);
-        match step {
-            Step::OnlyWait(patience) => {
-                let over = interrupted("the gateway restarted while it ran, and nothing shows what became of it");
-                let ending = self.wait(command, &execution, None, patience.min(timeout), over).await;
-                self.finish_if(record, ending).await;
-            }
-            Step::Send => {
-                let expiry = effective_expiry(record.issued_at, record.expires_at);
-                let now = self.judge.clock.now();
-                if now >= expiry {
-                    return self.finish(record, refused(expired(expiry, now))).await;
-                }
-                let Some(driver) = self.judge.drivers.get(&record.device_id) else {
-                    return self.finish(record, unreachable("nothing carries commands to this device")).await;
-                };
-                let order = Order {
-                    device_id: record.device_id.clone(),
-                    command_id: record.command_id.clone(),
-                    command,
-                    parameters: execution.checked_parameters.clone(),
-                    issued_at: record.issued_at,
-                    expires_at: expiry,
-                };
-                let over = no_response(command, timeout);
-                let ending = self.wait(command, &execution, Some((&*driver, &order)), timeout, over).await;
-                self.finish_if(record, ending).await;
-            }
+        let sending = driver.as_deref().map(|driver| (driver, &order));
+        let step = if sending.is_some() { step } else { Step::OnlyWait };
+        if let Some(ending) = self.wait(&execution, Plan { command, step, sending, timeout }).await {
+            self.finish(record, ending).await;
         }
     }
 
-    /// Sends, if there is something to send, and waits for proof. `over` is the ending if none comes in time. `None` if
-    /// the execution ended elsewhere.
-    async fn wait(
-        &self,
-        command: CommandName,
-        execution: &OpenExecution,
-        sending: Option<(&dyn Driver, &Order)>,
-        timeout: Duration,
-        over: Ending,
-    ) -> Option<Ending> {
-        let started = Instant::now();
-        let deadline = started + timeout;
-        let (mut changes, mut over) = (self.log.floor_changes(), over);
+    fn order(&self, execution: &OpenExecution, command: CommandName, fresh_until: Instant) -> Order {
+        let record = &execution.record;
+        let expiry = effective_expiry(record.issued_at, record.expires_at);
+        let by_monotonic = fresh_until.saturating_duration_since(Instant::now()).saturating_add(CLOCK_STEP);
+        Order {
+            device_id: record.device_id.clone(),
+            command_id: record.command_id.clone(),
+            command,
+            parameters: execution.checked_parameters.clone(),
+            issued_at: record.issued_at,
+            expires_at: expiry.min(self.judge.clock.now().saturating_add(by_monotonic)),
+        }
+    }
+
+    /// Sends, if there is something to send, and waits for proof. `None` if the execution ended elsewhere or the store
+    /// is closed.
+    async fn wait(&self, execution: &OpenExecution, plan: Plan<'_>) -> Option<Ending> {
+        let patience = Instant::now() + plan.timeout.min(recovery::PATIENCE_MAX);
+        let (mut deadline, mut over) = match plan.step {
+            Step::OnlyWait => (patience, interrupted(UNSEEN)),
+            Step::Send | Step::SendAgain => (Instant::now() + plan.timeout, no_response(plan.command, plan.timeout)),
+        };
+        let mut changes = self.log.floor_changes();
         let mut unproved: Option<(Instant, Ending)> = None;
         let mut send = pin!(async {
-            match sending {
+            match plan.sending {
                 Some((driver, order)) => driver.send(order).await,
                 None => Ok(Sent::Acknowledged),
             }
         });
-        let mut sent = false;
+        let mut sent = plan.sending.is_none();
+        // Before the first byte, nothing can prove that it was done; after a restart, the proof may be there already.
+        let mut may_look = plan.step != Step::Send;
         loop {
             changes.borrow_and_update();
-            match self.look(command, execution).await {
+            let mut looked = true;
+            match if may_look { self.look(plan.command, execution).await } else { Ok(Some(Verdict::Open)) } {
                 Ok(Some(Verdict::Ended(ending))) => return Some(ending),
                 Ok(Some(Verdict::SaidOnly(ending))) => {
-                    let until = unproved.map_or_else(|| Instant::now() + verify::grace(command), |(until, _)| until);
-                    unproved = Some((until.min(deadline), ending));
+                    let grace = || Instant::now() + verify::grace(plan.command);
+                    unproved = Some((unproved.map_or_else(grace, |(until, _)| until).min(deadline), ending));
                 }
                 Ok(Some(Verdict::Open)) => unproved = None,
-                Ok(None) => return None,
-                Err(error) => warn!(command_id = %execution.record.command_id, %error, "cannot look for an answer"),
+                Ok(None) | Err(StoreError::Closed) => return None,
+                Err(error) => {
+                    warn!(command_id = %execution.record.command_id, %error, "cannot look for an answer yet");
+                    looked = false;
+                }
             }
-            let until = unproved.as_ref().map_or(deadline, |(until, _)| *until);
-            if Instant::now() >= until {
-                return Some(unproved.map_or(over, |(_, ending)| ending));
+            may_look = true;
+            let mut until = unproved.as_ref().map_or(deadline, |(until, _)| *until);
+            if !looked {
+                until = Instant::now() + STORE_RETRY;
+            } else if Instant::now() >= until {
+                // An order that has not been acknowledged by now may still have left.
+                let over = || if sent { over } else { unknown(over) };
+                return Some(unproved.map_or_else(over, |(_, ending)| ending));
             }
             tokio::select! {
-                outcome = &mut send, if !sent => match outcome {
-                    Ok(Sent::Acknowledged) => sent = true,
-                    Ok(Sent::Unknown) => {
-                        sent = true;
-                        over = Ending { status: ExecutionStatus::Indeterminate, ..over };
+                biased;
+                outcome = &mut send, if !sent => {
+                    sent = true;
+                    match (outcome, plan.step) {
+                        (Ok(Sent::Acknowledged), _) => {}
+                        (Ok(Sent::Unknown), _) => over = unknown(over),
+                        // Not this time; but nobody knows of the time before the restart.
+                        (Err(_), Step::SendAgain | Step::OnlyWait) => (deadline, over) = (patience, interrupted(UNSEEN)),
+                        (Err(NotSent::Offline(why)), Step::Send) => return Some(unreachable(&why)),
+                        (Err(NotSent::Expired), Step::Send) => return Some(self.too_old(&execution.record)),
                     }
-                    Err(NotSent::Offline(why)) => return Some(unreachable(&why)),
-                    Err(NotSent::Expired) => {
-                        let expiry = effective_expiry(execution.record.issued_at, execution.record.expires_at);
-                        return Some(refused(expired(expiry, self.judge.clock.now())));
-                    }
-                },
+                }
                 changed = changes.changed() => if changed.is_err() { return None; },
                 () = tokio::time::sleep_until(until) => {}
             }
@@ -259,10 +317,8 @@ impl<L: CommandLog> Hands<L> {
         Ok(Some(verify::weigh(command, &open, device.as_ref(), self.judge.clock.now())))
     }
 
-    async fn finish_if(&self, record: &ExecutionRecord, ending: Option<Ending>) {
-        if let Some(ending) = ending {
-            self.finish(record, ending).await;
-        }
+    fn too_old(&self, record: &ExecutionRecord) -> Ending {
+        refused(expired(effective_expiry(record.issued_at, record.expires_at), self.judge.clock.now()))
     }
 
     /// Ends it in the journal; keeps at it while the store cannot, because the outcome is known only here.
@@ -285,8 +341,11 @@ impl<L: CommandLog> Hands<L> {
     }
 }
 
+/// Nothing the device reports shows what an interrupted execution came to.
+const UNSEEN: &str = "the gateway restarted while it ran, and nothing shows what became of it";
+
 /// How long the device has, by its profile.
-pub(super) fn timeout_of(profile: Option<&Profile>, command: CommandName) -> Duration {
+fn timeout_of(profile: Option<&Profile>, command: CommandName) -> Duration {
     let spec = profile.and_then(|profile| profile.commands.get(&command));
     spec.map_or_else(|| command.default_timeout(), |spec| spec.timeout)
 }
@@ -303,8 +362,12 @@ fn unreachable(why: &str) -> Ending {
     ending(ExecutionStatus::Failed, Reason::DeviceOffline, format!("{why}; nothing was sent"))
 }
 
-pub(super) fn interrupted(why: &str) -> Ending {
-    ending(ExecutionStatus::Indeterminate, Reason::Interrupted, format!("{why}; look at the device before trying again"))
+fn interrupted(why: &str) -> Ending {
+    ending(
+        ExecutionStatus::Indeterminate,
+        Reason::Interrupted,
+        format!("{why}; look at the device before trying again"),
+    )
 }
 
 fn no_response(command: CommandName, timeout: Duration) -> Ending {
@@ -312,6 +375,11 @@ fn no_response(command: CommandName, timeout: Duration) -> Ending {
     let offline = || Effect::Offline("did not come back from its reboot".to_owned());
     let effect = (command == CommandName::Reboot).then(offline);
     Ending { effect, ..ending(ExecutionStatus::TimedOut, Reason::NoResponse, message) }
+}
+
+/// Nobody knows whether it reached the device; so nothing is said of the device either.
+fn unknown(over: Ending) -> Ending {
+    Ending { status: ExecutionStatus::Indeterminate, effect: None, ..over }
 }
 
 /// `set_status` is done here: the overlay changes with the outcome, in one transaction.

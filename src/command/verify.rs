@@ -87,7 +87,9 @@ fn weigh_configuration(execution: &OpenExecution, device: Option<&DeviceView>, s
             let reports = reported.and_then(|map| map.get(key)).map_or("nothing", String::as_str);
             Verdict::Ended(failed(answer, &format!("{key} was to be {value}, the device reports {reports}")))
         }
-        (_, Some(answer)) => {
+        // What the device reports itself stands; nothing is laid over it.
+        (Some(Some(_)), Some(answer)) => Verdict::SaidOnly(unverified(answer)),
+        (None, Some(answer)) => {
             let values = wanted.iter().map(|(key, value)| (key.clone(), text(value))).collect();
             Verdict::SaidOnly(Ending { effect: Some(Effect::Configuration(values)), ..unverified(answer) })
         }
@@ -189,7 +191,11 @@ mod tests {
         let mut view = device("A");
         view.configuration = Some(BTreeMap::from([("sample_rate_seconds".into(), "10.0".into())]));
         view.last_state_at = Some(at(-5));
-        assert_eq!(weighed(CommandName::UpdateConfig, &execution, &view), Verdict::Open, "an old report proves nothing");
+        assert_eq!(
+            weighed(CommandName::UpdateConfig, &execution, &view),
+            Verdict::Open,
+            "an old report proves nothing"
+        );
         view.last_state_at = Some(at(1));
         assert!(matches!(weighed(CommandName::UpdateConfig, &execution, &view), Verdict::Ended(_)));
         let other = BTreeMap::from([("sample_rate_seconds".into(), "5".into())]);
