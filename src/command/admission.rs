@@ -98,3 +98,6 @@ impl<L: CommandLog> Admission<L> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

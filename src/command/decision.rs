@@ -260,3 +260,6 @@ impl Refusal {
         Self { status: ExecutionStatus::Rejected, reason, message: message.into() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use floorgate_model::{
     AdminState, CommandId, CommandName, DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, Profile, Reason,
 };
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -84,34 +84,43 @@ impl<L: CommandLog> Dispatcher<L> {
     /// in the journal and is resolved at the next start.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
-        let mut busy = Busy::default();
-        let interrupted = loop {
-            match self.hands.log.in_progress().await {
-                Ok(interrupted) => break interrupted,
-                Err(error) => warn!(%error, "cannot read the journal; commands wait"),
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(STORE_RETRY) => {}
-            }
-        };
-        for execution in interrupted {
-            let (hands, device) = (Arc::clone(&self.hands), execution.record.device_id.clone());
-            busy.add(device, tasks.spawn(async move { recovery::resolve(&hands, execution).await }).id());
-        }
+        let mut busy = Busy { astray: true, ..Busy::default() };
         while !shutdown.is_cancelled() {
-            self.start_waiting(&mut tasks, &mut busy).await;
+            // Nothing new before it is known what is in progress already.
+            if busy.astray {
+                busy.astray = self.resolve_interrupted(&mut tasks, &mut busy).await.is_err();
+            }
+            if !busy.astray {
+                self.start_waiting(&mut tasks, &mut busy).await;
+            }
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = self.hands.log.wakeups().journal.notified() => {}
-                Some(ended) = tasks.join_next_with_id() => busy.remove(ended.map_or_else(|error| error.id(), |(id, ())| id)),
+                Some(ended) = tasks.join_next_with_id() => busy.remove(ended),
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
         tasks.shutdown().await;
     }
 
-    async fn start_waiting(&self, tasks: &mut JoinSet<()>, busy: &mut Busy) {
+    /// What is in progress and has no task: interrupted by a restart, or left by a task that was lost.
+    async fn resolve_interrupted(&self, tasks: &mut JoinSet<bool>, busy: &mut Busy) -> Result<(), StoreError> {
+        let interrupted = self.hands.log.in_progress().await;
+        for execution in interrupted.inspect_err(|error| warn!(%error, "cannot read the journal; commands wait"))? {
+            let device = execution.record.device_id.clone();
+            if !busy.devices.contains(&device) {
+                let hands = Arc::clone(&self.hands);
+                let resolved = async move {
+                    recovery::resolve(&hands, execution).await;
+                    true
+                };
+                busy.add(device, tasks.spawn(resolved).id());
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_waiting(&self, tasks: &mut JoinSet<bool>, busy: &mut Busy) {
         let waiting = match self.hands.log.waiting().await {
             Ok(waiting) => waiting,
             Err(error) => return warn!(%error, "cannot read the journal; commands wait"),
@@ -138,6 +147,8 @@ struct Busy {
     devices: HashSet<DeviceId>,
     tasks: HashMap<Id, DeviceId>,
     fresh: HashMap<(DeviceId, CommandId), Instant>,
+    /// Something may be in progress that has no task.
+    astray: bool,
 }
 
 impl Busy {
@@ -146,7 +157,9 @@ impl Busy {
         self.tasks.insert(task, device);
     }
 
-    fn remove(&mut self, task: Id) {
+    fn remove(&mut self, ended: Result<(Id, bool), JoinError>) {
+        let (task, in_order) = ended.unwrap_or_else(|lost| (lost.id(), false));
+        self.astray |= !in_order;
         if let Some(device) = self.tasks.remove(&task) {
             self.devices.remove(&device);
         }
@@ -159,16 +172,21 @@ impl<L: CommandLog> Hands<L> {
         Instant::now() + effective_expiry(record.issued_at, record.expires_at).since(self.judge.clock.now())
     }
 
-    /// One command from `created` to its end.
-    async fn execute(&self, execution: OpenExecution, fresh_until: Instant) {
+    /// One command from `created` to its end. False if it may be in progress all the same: the store failed, so nobody
+    /// knows, or the device has one in progress that is not ours.
+    async fn execute(&self, execution: OpenExecution, fresh_until: Instant) -> bool {
         let record = &execution.record;
-        if let Err(error) = self.try_execute(&execution, fresh_until).await {
+        let in_order = self.try_execute(&execution, fresh_until).await.unwrap_or_else(|error| {
             warn!(device_id = %record.device_id, command_id = %record.command_id, %error, "the command waits");
+            false
+        });
+        if !in_order {
             tokio::time::sleep(STORE_RETRY).await;
         }
+        in_order
     }
 
-    async fn try_execute(&self, execution: &OpenExecution, fresh_until: Instant) -> Result<(), StoreError> {
+    async fn try_execute(&self, execution: &OpenExecution, fresh_until: Instant) -> Result<bool, StoreError> {
         let record = &execution.record;
         let device = self.log.device(&record.device_id).await?;
         if let Decision::Refuse(refusal) = self.judge.before_dispatch(record, device.as_ref()) {
@@ -179,20 +197,9 @@ impl<L: CommandLog> Hands<L> {
             // The intent. From here on, whatever happens, this execution is not sent a second time.
             self.carry_out(claimed, device.as_ref(), Step::Send, fresh_until).await;
         } else {
-            self.adopt_orphan(&record.device_id).await?;
+            return Ok(false);
         }
-        Ok(())
-    }
-
-    /// The device has an execution in progress and this is its only task, so a task was lost. What it left is resolved
-    /// as after a restart, or it would keep the device's queue waiting until the next one.
-    async fn adopt_orphan(&self, device: &DeviceId) -> Result<(), StoreError> {
-        let orphan = self.log.in_progress().await?.into_iter().find(|execution| execution.record.device_id == *device);
-        match orphan {
-            Some(orphan) => recovery::resolve(self, orphan).await,
-            None => tokio::time::sleep(STORE_RETRY).await,
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// A claimed execution to its end.

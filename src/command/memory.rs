@@ -240,7 +240,9 @@ impl CommandLog for Memory {
 
     async fn journal(&self, entry: NewExecution) -> Result<Journalled, StoreError> {
         let journalled = self.with("journal", |state| state.journal(entry)).await;
-        self.0.wakeups.journal.notify_one();
+        if self.with("wake", |_| ()).await.is_ok() {
+            self.0.wakeups.journal.notify_one();
+        }
         journalled
     }
 
