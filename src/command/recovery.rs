@@ -13,7 +13,7 @@ use std::time::Duration;
 use floorgate_model::CommandName;
 
 use super::decision::Decision;
-use super::dispatcher::{Hands, Step};
+use super::execution::{Hands, Step};
 use super::log::CommandLog;
 use crate::shadow::DeviceView;
 use crate::shadow::store::OpenExecution;

@@ -78,9 +78,12 @@ impl Case {
     }
 }
 
+/// Makes one thing wrong.
+type Spoiler = fn(&mut Case);
+
 /// Every reason this room can give at this point, in the order of the checks, each with what brings it about. A later
 /// one never hides an earlier one, so they can be laid over each other.
-fn spoilers() -> Vec<(Reason, fn(&mut Case))> {
+fn spoilers() -> Vec<(Reason, Spoiler)> {
     vec![
         (Reason::UnknownDevice, |case| case.device = None),
         (Reason::Retained, |case| case.source = RETAINED),

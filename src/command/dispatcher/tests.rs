@@ -5,12 +5,14 @@ mod crash;
 mod stale;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use floorgate_model::{AdminState, CommandName, DeviceStatus, ExecutionStatus, Reason};
 use serde_json::json;
+use tokio::time::Instant;
 
-use super::*;
-use crate::command::Admitted;
 use crate::command::memory::{Trouble, answer};
+use crate::command::{Admitted, CommandLog, verify};
 use crate::shadow::{Answer, AnswerStatus};
 use bench::{Bench, Manner, parameters_of};
 
@@ -31,7 +33,7 @@ async fn a_recalibration_ends_with_the_devices_word_and_is_dated() {
     let id = bench.ask("A", "recalibrate", json!({"reference_value": "12.5"})).await;
     bench.settle().await;
     assert_eq!(bench.outcome(&id), (InProgress, None));
-    let order = bench.taken().remove(0).order;
+    let order = bench.taken().remove(0);
     assert_eq!((order.command, order.command_id.clone()), (Recalibrate, id.clone()));
     assert_eq!(serde_json::Value::from(order.parameters), json!({"reference_value": 12.5}), "in the device's types");
     assert_eq!(order.expires_at, bench.record(&id).expires_at);
@@ -247,7 +249,7 @@ async fn a_device_gets_its_commands_one_at_a_time_in_their_order() {
     }
     for (index, id) in ids.iter().enumerate() {
         bench.pass(seconds(3)).await;
-        let sent: Vec<_> = bench.taken().into_iter().map(|taken| taken.order.command_id).collect();
+        let sent: Vec<_> = bench.taken().into_iter().map(|order| order.command_id).collect();
         assert_eq!(sent, ids[..=index], "the next one only after the end of the one before");
         bench.answer("A", id, AnswerStatus::Failed).await;
     }

@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use floorgate_model::{CommandId, CommandName, ExecutionRecord, GatewayId, Request, Timestamp};
+use floorgate_model::{
+    CommandId, CommandName, DeviceId, ExecutionRecord, ExecutionStatus, GatewayId, Reason, Request, Timestamp,
+};
 use serde_json::Value;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::super::*;
 use crate::clock::Clock;
 use crate::command::memory::{Memory, answer, device};
-use crate::command::{Admission, Admitted, Source};
-use crate::device::{BoxFuture, DriverRegistry, Profiles};
+use crate::command::{Admission, Admitted, Dispatcher, Judge, Source};
+use crate::device::{BoxFuture, Driver, DriverRegistry, NotSent, Order, Profiles, Sent};
 use crate::shadow::{Answer, AnswerStatus};
 
 /// A minute of the year 2027; the tests' clock begins here.
@@ -36,18 +40,11 @@ pub(super) enum Manner {
     Panics,
 }
 
-/// An order as the driver got it.
-#[derive(Debug, Clone)]
-pub(super) struct Taken {
-    pub(super) order: Order,
-    pub(super) at: Instant,
-}
-
 /// Does as it is told, and writes down what left.
 #[derive(Debug, Default)]
 pub(super) struct Script {
     manners: Mutex<HashMap<DeviceId, Manner>>,
-    taken: Mutex<Vec<Taken>>,
+    taken: Mutex<Vec<Order>>,
 }
 
 impl Driver for Script {
@@ -58,7 +55,7 @@ impl Driver for Script {
             match manner {
                 Manner::IsAway => return Err(NotSent::Offline("not connected".to_owned())),
                 Manner::FindsItExpired => return Err(NotSent::Expired),
-                _ => self.taken.lock().unwrap().push(Taken { order: order.clone(), at: Instant::now() }),
+                _ => self.taken.lock().unwrap().push(order.clone()),
             }
             match manner {
                 Manner::Hangs => std::future::pending().await,
@@ -212,13 +209,13 @@ impl Bench {
     }
 
     /// What left, in its order.
-    pub(super) fn taken(&self) -> Vec<Taken> {
+    pub(super) fn taken(&self) -> Vec<Order> {
         self.script.taken.lock().unwrap().clone()
     }
 
     /// How often an order left.
     pub(super) fn sends(&self, id: &CommandId) -> usize {
-        self.taken().iter().filter(|taken| taken.order.command_id == *id).count()
+        self.taken().iter().filter(|order| order.command_id == *id).count()
     }
 
     /// What has to hold at the end of every test: each command ended exactly once, by allowed steps.

@@ -119,8 +119,8 @@ async fn an_order_that_waited_under_a_clock_put_back_carries_the_time_it_really_
     bench.log.heal();
     // 100 s of its 120 s are gone, and the clock stands where it stood.
     bench.jump(seconds(100), bench.clock.now()).await;
-    let taken = bench.taken().remove(0);
-    let left = taken.order.expires_at.since(bench.clock.now());
+    let order = bench.taken().remove(0);
+    let left = order.expires_at.since(bench.clock.now());
     assert!(left <= seconds(21), "{left:?} left");
     assert_eq!(bench.sends(&id), 1);
     running.stop().await;
