@@ -1,7 +1,9 @@
-//! What becomes of commands on a floor that does as the test says. Crashes are in `crash`, old commands in `stale`.
+//! What becomes of commands on a floor that does as the test says. Crashes are in `crash`, old commands in `stale`,
+//! everything at once in `model`.
 
 mod bench;
 mod crash;
+mod model;
 mod stale;
 
 use std::collections::BTreeMap;

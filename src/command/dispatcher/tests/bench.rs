@@ -44,7 +44,7 @@ pub(super) enum Manner {
 #[derive(Debug, Default)]
 pub(super) struct Script {
     manners: Mutex<HashMap<DeviceId, Manner>>,
-    taken: Mutex<Vec<Order>>,
+    taken: Mutex<Vec<(Order, Instant)>>,
 }
 
 impl Driver for Script {
@@ -55,7 +55,7 @@ impl Driver for Script {
             match manner {
                 Manner::IsAway => return Err(NotSent::Offline("not connected".to_owned())),
                 Manner::FindsItExpired => return Err(NotSent::Expired),
-                _ => self.taken.lock().unwrap().push(order.clone()),
+                _ => self.taken.lock().unwrap().push((order.clone(), Instant::now())),
             }
             match manner {
                 Manner::Hangs => std::future::pending().await,
@@ -210,6 +210,11 @@ impl Bench {
 
     /// What left, in its order.
     pub(super) fn taken(&self) -> Vec<Order> {
+        self.taken_with_time().into_iter().map(|(order, _)| order).collect()
+    }
+
+    /// What left, and when.
+    pub(super) fn taken_with_time(&self) -> Vec<(Order, Instant)> {
         self.script.taken.lock().unwrap().clone()
     }
 
