@@ -29,7 +29,12 @@ pub(crate) enum Trouble {
     HangsAfter,
     /// Stores, then fails all the same.
     FailsAfter,
+    /// Stores, then answers only after [`LONG`].
+    TakesLong,
 }
+
+/// Longer than any command lives.
+pub(crate) const LONG: Duration = Duration::from_secs(4_000);
 
 /// The double. Clones share everything, as after a restart on the same files.
 #[derive(Debug, Clone)]
@@ -140,6 +145,10 @@ impl Memory {
         match trouble {
             Some(Trouble::FailsAfter) => Err(fails()),
             Some(Trouble::HangsAfter) => std::future::pending().await,
+            Some(Trouble::TakesLong) => {
+                tokio::time::sleep(LONG).await;
+                Ok(done)
+            }
             Some(_) | None => Ok(done),
         }
     }

@@ -375,6 +375,25 @@ async fn no_failure_of_the_store_sends_anything_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_could_not_be_read_is_found_as_soon_as_the_store_can() {
+    for method in ["open_execution", "device"] {
+        let bench = Bench::with(&["A"]);
+        let running = bench.start();
+        let id = bench.ask_for("A", Recalibrate).await;
+        bench.settle().await;
+        bench.log.trouble(method, Some(Trouble::Fails));
+        bench.answer("A", &id, AnswerStatus::Succeeded).await;
+        bench.pass(seconds(1_000)).await;
+        assert_eq!(bench.outcome(&id), (InProgress, None), "{method}: not over while nobody could look");
+        bench.log.heal();
+        bench.pass(seconds(1)).await;
+        assert_eq!(bench.outcome(&id), (Succeeded, None), "{method}");
+        running.stop().await;
+        bench.assert_settled();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outcome_is_kept_until_the_store_can_take_it() {
     let bench = Bench::with(&["A"]);
     let running = bench.start();

@@ -1,6 +1,7 @@
 //! Commands that grow old while they wait: none is sent after its time, whatever delayed it and whatever the clock says.
 
 use super::*;
+use crate::command::memory::LONG;
 use floorgate_model::Timestamp;
 
 /// From a second to eight days.
@@ -92,20 +93,22 @@ async fn what_waits_behind_a_slow_device_expires_in_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_expires_between_the_intent_and_the_sending_is_not_sent() {
-    for command in CARRIED {
-        let bench = Bench::with(&["A"]);
-        let running = bench.start();
-        bench.log.trouble("claim", Some(Trouble::Fails));
-        let id = bench.ask_for("A", command).await;
-        bench.settle().await;
-        let expiry = bench.record(&id).expires_at;
-        bench.log.heal();
-        bench.clock.put(expiry);
-        bench.pass(seconds(2)).await;
-        assert_eq!((bench.outcome(&id), bench.sends(&id)), ((Expired, Some(Reason::Expired)), 0), "{command}");
-        running.stop().await;
-        bench.assert_settled();
+async fn what_expires_between_the_intent_and_the_sending_is_not_sent_whichever_clock_tells() {
+    for command in CommandName::ALL {
+        for wall_stands_still in [true, false] {
+            let bench = Bench::with(&["A"]);
+            bench.log.trouble("claim", Some(Trouble::TakesLong));
+            let running = bench.start();
+            let id = bench.ask_for("A", command).await;
+            bench.settle().await;
+            assert_eq!(bench.outcome(&id).0, InProgress);
+            let wall = if wall_stands_still { bench.clock.now() } else { bench.record(&id).expires_at };
+            bench.jump(LONG, wall).await;
+            assert_eq!(bench.outcome(&id), (Expired, Some(Reason::Expired)), "{command}, {wall_stands_still}");
+            assert!(!done(&bench, &id), "{command}, {wall_stands_still}");
+            running.stop().await;
+            bench.assert_settled();
+        }
     }
 }
 
