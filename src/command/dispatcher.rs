@@ -4,7 +4,7 @@
 //! each device that has none running, and forgets it when the task ends; at most 200 tasks, because the journal holds
 //! no more open commands. A device that hangs keeps its own task waiting, and nobody else.
 //!
-//! What a task does is in [`super::execution`]. A command's remaining time is measured on monotonic time too, from the
+//! What a task does is in `execution.rs`. A command's remaining time is measured on monotonic time too, from the
 //! moment it is first seen waiting: a wall clock that is put back meanwhile does not make it younger.
 
 use std::collections::{HashMap, HashSet};

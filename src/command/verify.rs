@@ -7,7 +7,8 @@
 //! | `recalibrate` | the device's own `succeeded` |
 //!
 //! A `failed` answer ends every command. A `succeeded` answer without proof is worth waiting a little for
-//! ([`grace`]); after that it is a success with the reason `UNVERIFIED`.
+//! ([`grace`]); after that it is a success with the reason `UNVERIFIED`. The values such an answer stands for are then
+//! taken for the device's configuration, unless the device has reported one itself since the start: that stands.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
