@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -77,6 +78,7 @@ def mosquitto(endpoint):
         endpoint.child.stdin.flush()
         if "Acknowledged" in endpoint.expect(lambda line: "order" in line)["handed"]:
             break
+        time.sleep(0.1)  # until mosquitto_sub has subscribed, the order has nowhere to go
     assert device.communicate(timeout=20)[0].strip() == "{}"
 
     refused = subprocess.run(["mosquitto_sub", *port, "-t", "elsewhere", "-W", "3"], timeout=20, capture_output=True, text=True)
