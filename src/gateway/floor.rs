@@ -25,6 +25,7 @@ use crate::shadow::{Store, StoreError};
 
 /// The floor as the rest of the gateway sees it.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and a clone for each device's driver")]
 pub(super) enum FloorSide {
     /// The built-in endpoint.
     Endpoint { handle: EndpointHandle, address: String },
