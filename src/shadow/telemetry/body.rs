@@ -193,7 +193,7 @@ fn column(cursor: &mut Cursor<'_>, count: usize) -> Option<Vec<Option<Reading>>>
     let bitmap = if kind & SPARSE == 0 { None } else { Some(cursor.take(count.div_ceil(8))?) };
     let places = kind & !SPARSE;
     let mut before = 0_i64;
-    let mut next = |place: usize| {
+    let next = |place: usize| {
         if let Some(bitmap) = bitmap
             && bitmap.get(place / 8)? >> (place % 8) & 1 == 0
         {
@@ -205,5 +205,5 @@ fn column(cursor: &mut Cursor<'_>, count: usize) -> Option<Vec<Option<Reading>>>
         before = before.checked_add(cursor.signed()?)?;
         bytes::unscaled(before, places).map(Some)
     };
-    (0..count).map(|place| next(place)).collect()
+    (0..count).map(next).collect()
 }

@@ -51,7 +51,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use floorgate_model::{DeviceId, Readings, Timestamp};
+use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 
 use self::open_block::OpenBlock;
@@ -128,7 +128,7 @@ impl TelemetryDb {
         path: &Path,
         history_retention: Duration,
         now: Instant,
-    ) -> Result<(Self, BTreeMap<DeviceId, (Timestamp, Readings)>), StoreError> {
+    ) -> Result<(Self, replay::Newest), StoreError> {
         replay::open(path, history_retention, now)
     }
 

@@ -8,12 +8,12 @@ use floorgate_model::{DeviceId, Readings, Timestamp};
 
 use super::samples::Sample;
 use super::segment::{self, Entry, Packer, Tail};
-use super::track::Track;
+use super::track::{Track, asked};
 use super::{ClosedBlock, TelemetryDb, body, io, rows, schema};
 use crate::shadow::store::StoreError;
 
 /// The newest sample of each device.
-type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
+pub(crate) type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
 
 pub(super) fn open(
     path: &Path,
@@ -81,7 +81,7 @@ impl TelemetryDb {
         let Some(track) = self.tracks.get_mut(device) else { return };
         let follows = |block: &super::OpenBlock| block.last() < entry.sample.at;
         let starts = entry.starts_block || !track.lane(entry.late).block.as_ref().is_some_and(follows);
-        let closed = track.put(device.as_str(), entry.late, starts.then_some(now), &entry.sample);
+        let closed = track.put(device.as_str(), entry.late, starts.then_some(now), &entry.sample, asked(&entry.sample));
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
     }
 

@@ -25,17 +25,22 @@ impl TelemetryDb {
         }
         memory.remember(fingerprint);
 
-        let Place { late, at } = self.track_mut(device).place(asked);
         let sample =
             |at| Sample { at, origin: origin_of(device_time, at), seq: report.seq, readings: report.readings.clone() };
+        let Place { mut late, at } = self.track_mut(device).place(asked);
         let mut placed = sample(at);
+        if late && !self.track_mut(device).late.takes(&placed) {
+            placed = sample(self.free_key(device, at));
+        }
+        // Made unique, a late sample may come to lie after the newest: then it is the newest.
+        late = late && self.track_mut(device).newest.is_some_and(|newest| placed.at <= newest);
         let starts = !self.track_mut(device).lane(late).takes(&placed);
         if starts {
-            placed = sample(self.free_key(device, at));
+            placed = sample(self.free_key(device, placed.at));
         }
         let track = self.track_mut(device);
         let row = track.row;
-        let closed = track.put(device.as_str(), late, starts.then_some(now), &placed);
+        let closed = track.put(device.as_str(), late, starts.then_some(now), &placed, asked);
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
         self.staged.push(row, late, starts, &placed);
         Staged { taken: Taken::Stored, at: Timestamp::from_millis(placed.at), is_newest: !late }

@@ -111,10 +111,16 @@ impl Track {
         Place { late: true, at: asked.max(after) }
     }
 
-    /// Puts a sample where it belongs: into the open block, or with `starts_block` into a new one. Answers the block
-    /// that this closes.
-    pub(super) fn put(&mut self, device: &str, late: bool, starts: Option<Instant>, put: &Sample) -> Option<OpenBlock> {
-        let asked = asked(put);
+    /// Puts a sample, which asked for the time `asked`, where it belongs: into the open block, or with `starts` into a
+    /// new one. Answers the block that this closes.
+    pub(super) fn put(
+        &mut self,
+        device: &str,
+        late: bool,
+        starts: Option<Instant>,
+        put: &Sample,
+        asked: i64,
+    ) -> Option<OpenBlock> {
         let lane = self.lane_mut(late);
         lane.note(asked, put.at);
         let closed = match (&mut lane.block, starts) {
@@ -156,8 +162,8 @@ impl Track {
     }
 }
 
-/// The time a sample asked for, before it was made unique.
-fn asked(sample: &Sample) -> i64 {
+/// The time a sample asked for, before it was made unique; as far as the journal can tell.
+pub(super) fn asked(sample: &Sample) -> i64 {
     match sample.origin {
         Origin::Replaced(sent) if sent <= sample.at && sample.at - sent < MOVED_ON_MAX_MS => sent,
         _ => sample.at,
