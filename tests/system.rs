@@ -120,7 +120,11 @@ async fn commands_succeed_verified_and_the_table_says_so() {
             |item: &Value| item["last_command"]["status"] == "succeeded" && item["last_command"]["command"] == command;
         let item = rig.item("the outcome", device.id(), 5, fits).await;
         assert_eq!(item["last_command"]["command_id"], outcome["command_id"]);
-        assert_eq!(item["last_execution"]["status"], "succeeded");
+        let fits = |item: &Value| {
+            item["last_execution"]["command_id"] == outcome["command_id"]
+                && item["last_execution"]["status"] == "succeeded"
+        };
+        rig.item("the execution", device.id(), 5, fits).await;
     }
     let item = rig
         .item("the new threshold", device.id(), 5, |item| item["configuration"]["alert_threshold_psi"] == "145.5")

@@ -113,8 +113,9 @@ impl ParameterKind {
         };
         match self {
             Self::Number { min, max } => {
-                let n = number()?.value();
-                (*min..=*max).contains(&n).then(|| Value::from(n))
+                let n = number()?;
+                // As a person writes it: a whole number stays one (145, not 145.0).
+                (*min..=*max).contains(&n.value()).then(|| serde_json::from_str(&n.to_string()).ok()).flatten()
             }
             Self::Integer { min, max } => {
                 let n = number()?;
@@ -256,6 +257,8 @@ mod tests {
             json!({"alert_threshold_psi": "145.5", "sample_rate_seconds": 10.0}),
         );
         assert_eq!(checked.unwrap(), json!({"alert_threshold_psi": 145.5, "sample_rate_seconds": 10}));
+        let whole = check("pressure_sensor", CommandName::UpdateConfig, json!({"alert_threshold_psi": "145"}));
+        assert_eq!(whole.unwrap().to_string(), r#"{"alert_threshold_psi":145}"#);
     }
 
     #[test]

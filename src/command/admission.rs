@@ -99,3 +99,5 @@ impl<L: CommandLog> Admission<L> {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,8 @@ pub type Rule = fn(&Judged<'_>) -> Option<Refusal>;
 
 /// The rules in their order. **This is the place for more**: inhibit and quarantine before the device's state,
 /// cool-downs, budgets, interlocks and approval after it; the dry run stays last.
-pub const RULES: &[Rule] = &[clock_is_trusted, not_from_the_future, not_expired, in_service, reachable, meant_seriously];
+pub const RULES: &[Rule] =
+    &[clock_is_trusted, not_from_the_future, not_expired, in_service, reachable, meant_seriously];
 
 /// Decides; see the module for the order of the checks.
 #[must_use]
@@ -154,11 +155,7 @@ fn judge(request: &Request, facts: &Facts<'_>) -> Result<Map<String, Value>, Ref
     }
 }
 
-fn supported<'a>(
-    command: CommandName,
-    device: &DeviceView,
-    facts: &Facts<'a>,
-) -> Result<&'a CommandSpec, Refusal> {
+fn supported<'a>(command: CommandName, device: &DeviceView, facts: &Facts<'a>) -> Result<&'a CommandSpec, Refusal> {
     let unsupported = |message: String| Refusal::rejected(Reason::Unsupported, message);
     let device_type = &device.device_type;
     let profile = facts.profile.ok_or_else(|| {
@@ -214,7 +211,8 @@ fn not_from_the_future(judged: &Judged<'_>) -> Option<Refusal> {
     };
     let ahead = time.since(facts.now).as_secs();
     let most = CLOCK_AHEAD_MAX.as_secs();
-    let message = format!("{what} at {time}, {ahead} s ahead of the gateway's clock (at most {most} s); set the clocks");
+    let message =
+        format!("{what} at {time}, {ahead} s ahead of the gateway's clock (at most {most} s); set the clocks");
     Some(Refusal::rejected(Reason::ClockSkew, message))
 }
 
@@ -263,3 +261,5 @@ impl Refusal {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,8 @@
 //! | `recalibrate` | the device's own `succeeded` |
 //!
 //! A `failed` answer ends every command. A `succeeded` answer without proof is worth waiting a little for
-//! ([`grace`]); after that it is a success with the reason `UNVERIFIED`.
+//! ([`grace`]); after that it is a success with the reason `UNVERIFIED`. The values such an answer stands for are then
+//! taken for the device's configuration, unless the device has reported one itself since the start: that stands.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -87,7 +88,9 @@ fn weigh_configuration(execution: &OpenExecution, device: Option<&DeviceView>, s
             let reports = reported.and_then(|map| map.get(key)).map_or("nothing", String::as_str);
             Verdict::Ended(failed(answer, &format!("{key} was to be {value}, the device reports {reports}")))
         }
-        (_, Some(answer)) => {
+        // What the device reports itself stands; nothing is laid over it.
+        (Some(Some(_)), Some(answer)) => Verdict::SaidOnly(unverified(answer)),
+        (None, Some(answer)) => {
             let values = wanted.iter().map(|(key, value)| (key.clone(), text(value))).collect();
             Verdict::SaidOnly(Ending { effect: Some(Effect::Configuration(values)), ..unverified(answer) })
         }
@@ -189,7 +192,11 @@ mod tests {
         let mut view = device("A");
         view.configuration = Some(BTreeMap::from([("sample_rate_seconds".into(), "10.0".into())]));
         view.last_state_at = Some(at(-5));
-        assert_eq!(weighed(CommandName::UpdateConfig, &execution, &view), Verdict::Open, "an old report proves nothing");
+        assert_eq!(
+            weighed(CommandName::UpdateConfig, &execution, &view),
+            Verdict::Open,
+            "an old report proves nothing"
+        );
         view.last_state_at = Some(at(1));
         assert!(matches!(weighed(CommandName::UpdateConfig, &execution, &view), Verdict::Ended(_)));
         let other = BTreeMap::from([("sample_rate_seconds".into(), "5".into())]);

@@ -144,4 +144,40 @@ mod tests {
         }
         assert!(channel.0.lock().unwrap().is_empty());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_is_read_when_the_order_leaves_and_not_when_it_was_handed_in() {
+        let (channel, clock) = (Arc::new(Recorder::default()), Clock::set_to(Timestamp::from_millis(1_010_000)));
+        let driver = MqttDriver::new(Arc::clone(&channel) as Arc<dyn ExecuteChannel>, clock.clone());
+        let order = order();
+        let sending = driver.send(&order);
+        clock.put(order.expires_at);
+        assert_eq!(sending.await, Err(NotSent::Expired));
+        assert!(channel.0.lock().unwrap().is_empty());
+    }
+
+    /// Answers with what it holds, and counts.
+    struct Answers(Result<Sent, NotSent>, Mutex<u32>);
+
+    impl ExecuteChannel for Answers {
+        fn publish<'a>(&'a self, _: &'a DeviceId, _: Bytes, _: Instant) -> BoxFuture<'a, Result<Sent, NotSent>> {
+            *self.1.lock().unwrap() += 1;
+            Box::pin(async { self.0.clone() })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_channel_says_is_passed_on_and_nothing_is_tried_twice() {
+        let clock = Clock::set_to(Timestamp::from_millis(1_010_000));
+        let away = || NotSent::Offline("not connected".to_owned());
+        for said in [Ok(Sent::Acknowledged), Ok(Sent::Unknown), Err(away()), Err(NotSent::Expired)] {
+            let channel = Arc::new(Answers(said.clone(), Mutex::new(0)));
+            let driver = MqttDriver::new(Arc::clone(&channel) as Arc<dyn ExecuteChannel>, clock.clone());
+            assert_eq!(driver.send(&order()).await, said);
+            assert_eq!(*channel.1.lock().unwrap(), 1, "{said:?}");
+        }
+        let driver = MqttDriver::new(Arc::new(Recorder::default()), clock);
+        let carried: Vec<_> = CommandName::ALL.into_iter().filter(|command| driver.carries(*command)).collect();
+        assert_eq!(carried, [CommandName::Recalibrate, CommandName::Reboot, CommandName::UpdateConfig]);
+    }
 }

@@ -1,8 +1,10 @@
 //! The cloud's side: links that bring commands and take results, lanes that keep the tables current.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::crew::Crew;
 use super::{House, RunError, ids, settings};
@@ -12,6 +14,9 @@ use crate::mqtt::intake::{Attached, CloudIntake, CommandMessage, CommandSink};
 use crate::mqtt::link::{CloudDevices, Link, LinkState, Outbox, ResultLane, cloud_links, gateway_presence};
 use crate::mqtt::refusals::Refusal;
 use crate::sync;
+
+/// How often unfit or unreachable tables are looked at again.
+const CHECK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Starts the cloud links; answers how each stands.
 pub(super) fn links(config: &Config, house: &House, crew: &mut Crew) -> Result<Vec<watch::Receiver<LinkState>>, RunError> {
@@ -69,8 +74,26 @@ pub(super) fn tables(
     let table = table.map_err(|error| RunError::Configuration(error.to_string()))?;
     let settings =
         sync::Settings { gateway_id: config.gateway.id.clone(), state_interval: config.sync.state_interval };
+    crew.add("table check", check(table.clone(), crew.stopping()));
     let uploader = sync::Uploader::new(house.store.clone(), table, settings, house.clock.clone());
     let state = uploader.watch();
     crew.add("sync", uploader.run(crew.stopping()));
     Ok(Some(state))
+}
+
+/// Says once, in plain words, if the tables are not what floorgate needs. The lanes keep trying all the same, because
+/// `floorgate provision` may come later.
+async fn check(table: sync::DynamoTable, stop: CancellationToken) {
+    let mut every = tokio::time::interval(CHECK_AGAIN);
+    let mut said = None;
+    while stop.run_until_cancelled(every.tick()).await.is_some() {
+        match stop.run_until_cancelled(table.check_schema()).await {
+            Some(Ok(())) => return stop.cancelled().await,
+            Some(Err(sync::SyncError::Schema(what))) if said.as_ref() != Some(&what) => {
+                tracing::error!("{what}");
+                said = Some(what);
+            }
+            _ => {}
+        }
+    }
 }

@@ -188,9 +188,9 @@ impl CloudTable for DynamoTable {
         let record = &entry.record;
         // All are tried whatever becomes of the others: a missing table of commands does not hide an outcome.
         let (command, last_command, last_execution) = tokio::join!(
-            self.write_command(record),
-            self.write_last_command(record),
-            self.write_last_execution(record)
+            Box::pin(self.write_command(record)),
+            Box::pin(self.write_last_command(record)),
+            Box::pin(self.write_last_execution(record))
         );
         last_command?;
         let written = last_execution?;

@@ -116,3 +116,47 @@ fn json(value: &Value, level: usize) -> AttributeValue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(value: &AttributeValue) -> &Item {
+        value.as_m().unwrap()
+    }
+
+    #[test]
+    fn parameters_have_the_types_that_boto3_gives_the_same_json() {
+        let given =
+            json!({"n": 5, "f": 2.5, "s": "x", "b": true, "z": null, "l": [1, "a"], "m": {"k": -3}, "huge": 1e300});
+        let value = parameters(given.as_object().unwrap());
+        let value = map(&value);
+        assert_eq!(value["n"], AttributeValue::N("5".into()));
+        assert_eq!(value["f"], AttributeValue::N("2.5".into()));
+        assert_eq!(value["s"], AttributeValue::S("x".into()));
+        assert_eq!(value["b"], AttributeValue::Bool(true));
+        assert_eq!(value["z"], AttributeValue::Null(true));
+        assert_eq!(value["l"], AttributeValue::L(vec![number(1), text("a")]));
+        assert_eq!(map(&value["m"])["k"], AttributeValue::N("-3".into()));
+        assert_eq!(value["huge"], AttributeValue::S("1e300".into()), "beyond DynamoDB's numbers");
+    }
+
+    #[test]
+    fn what_dynamodb_would_refuse_is_kept_as_text() {
+        let mut deep = json!("bottom");
+        for _ in 0..60 {
+            deep = json!({ "down": deep });
+        }
+        let value = parameters(deep.as_object().unwrap());
+        let (mut at, mut levels) = (&value, 1);
+        while let AttributeValue::M(inner) = at {
+            (at, levels) = (&inner["down"], levels + 1);
+        }
+        assert!(levels < 30, "{levels} levels");
+        assert!(at.as_s().unwrap().ends_with("\"bottom\"}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}}"), "{at:?}");
+        let unnamed = json!({"": 1});
+        assert_eq!(parameters(unnamed.as_object().unwrap()), AttributeValue::S("{\"\":1}".into()));
+    }
+}

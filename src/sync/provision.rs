@@ -9,7 +9,9 @@ use crate::clock::Clock;
 /// # Errors
 /// [`SyncError`], one sentence with what to do; tables made before it stay.
 pub async fn provision(config: DynamoConfig, clock: Clock) -> Result<Vec<String>, SyncError> {
-    DynamoTable::new(config, clock)?.provision().await
+    let table = DynamoTable::new(config, clock)?;
+    // The SDK's futures are large; callers keep theirs small.
+    Box::pin(table.provision()).await
 }
 
 /// Compares the tables with what floorgate needs; changes nothing.

@@ -14,6 +14,8 @@ use crate::stage::Stage;
 
 /// A block of samples stays open for 60 s at most; then it has to go up.
 const ACCOUNTED_WITHIN: Duration = Duration::from_secs(120);
+/// After the cut, what was under way has arrived or failed.
+const SETTLED: Duration = Duration::from_secs(1);
 /// After the link is back, the daemon's back-off may still run.
 const BACK_WITHIN: Duration = MINUTE;
 
@@ -28,12 +30,11 @@ fn is_down(status: &Value) -> bool {
 
 /// The act.
 pub(super) async fn play(stage: &Stage) -> Result<()> {
-    let before = waiting(&stage.status().await?)?;
     let began = now();
     stage.cloud_wire.cut().await;
     stage.table_wire.cut().await;
     stage.view.say("The link to the cloud is cut: neither its broker nor the table can be reached.");
-    let during = outage(stage, before).await;
+    let during = outage(stage).await;
     // Mended whatever happened, so that what follows is not judged by this.
     stage.cloud_wire.restore().await.context("cannot mend the wire to the broker")?;
     stage.table_wire.restore().await.context("cannot mend the wire to the table")?;
@@ -81,22 +82,25 @@ pub(super) async fn play(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-async fn outage(stage: &Stage, before: u64) -> Result<()> {
+async fn outage(stage: &Stage) -> Result<()> {
     let end = Instant::now() + OUTAGE;
     let counts = || -> BTreeMap<_, _> {
         let devices = stage.fleet.devices().iter();
         devices.map(|device| (device.spec().id, device.log().acknowledged.len())).collect()
     };
     let at_first = counts();
-    let mut last = before;
+    // What was on its way when the wires were cut may still have arrived; from here on nothing does.
+    sleep(SETTLED).await;
+    let first = waiting(&stage.status().await?)?;
+    let mut last = first;
     while Instant::now() < end {
         sleep(Duration::from_secs(5).min(end.saturating_duration_since(Instant::now()))).await;
         last = waiting(&stage.status().await?)?;
-        stage.view.say(&format!("  {last} things wait in the gateway ({before} before the cut)."));
+        stage.view.say(&format!("  {last} things wait in the gateway ({first} just after the cut)."));
     }
     let status = stage.status().await?;
     ensure!(is_down(&status), "`status` does not say that both links are down: {status}");
-    ensure!(last > before, "the buffer did not grow: {before} before the cut, {last} at its end");
+    ensure!(last > first, "the buffer did not grow: {first} just after the cut, {last} at its end");
     for (id, count) in counts() {
         ensure!(at_first.get(id).is_some_and(|first| count > *first), "{id} got no acknowledgement during the cut");
     }

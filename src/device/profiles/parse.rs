@@ -63,6 +63,11 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(allowed)
 }
 
+/// However it is spelt: a device may not care for case, nor for `-` or `.` instead of `_`.
+fn is_safety_key(name: &str) -> bool {
+    SAFETY_KEYS.contains(&name.to_ascii_lowercase().replace(['-', '.'], "_").as_str())
+}
+
 /// Collects what is wrong; every method says where, and goes on with what it has.
 struct Errors<'a> {
     file: &'a str,
@@ -135,22 +140,18 @@ impl Errors<'_> {
 
     /// What the file's words are laid over: a built-in profile, or one with nothing but `set_status`.
     fn base(&mut self, path: &str, table: &Table) -> Option<Profile> {
-        match table.get("based_on") {
-            Some(value) => {
-                let profile = value.as_str().and_then(Profile::built_in);
-                if profile.is_none() {
-                    self.add(&format!("{path}.based_on"), value, &BUILT_IN_TYPES.join(", "));
-                }
-                profile
+        if let Some(value) = table.get("based_on") {
+            if let Some(profile) = value.as_str().and_then(Profile::built_in) {
+                return Some(profile);
             }
-            None => {
-                let mut profile = Profile::built_in(BUILT_IN_TYPES[0])?;
-                profile.commands.retain(|name, _| *name == CommandName::SetStatus);
-                profile.deadband_percent = DEADBAND_PERCENT;
-                profile.warning_off_delay = WARNING_OFF_DELAY;
-                Some(profile)
-            }
+            // Goes on without a base, to find what else is wrong.
+            self.add(&format!("{path}.based_on"), value, &BUILT_IN_TYPES.join(", "));
         }
+        let mut profile = Profile::built_in(BUILT_IN_TYPES[0])?;
+        profile.commands.retain(|name, _| *name == CommandName::SetStatus);
+        profile.deadband_percent = DEADBAND_PERCENT;
+        profile.warning_off_delay = WARNING_OFF_DELAY;
+        Some(profile)
     }
 
     fn command(&mut self, path: &str, name: &str, value: &Value, profile: &mut Profile) {
@@ -160,6 +161,7 @@ impl Errors<'_> {
             return;
         };
         let Some(table) = self.table(path, value) else { return };
+        let wrong_before = self.found.len();
         self.unknown_keys(path, table, &["timeout", "idempotent", "parameters"]);
         let mut spec = profile.commands.remove(&name).unwrap_or_else(|| CommandSpec {
             parameters: std::collections::BTreeMap::new(),
@@ -181,14 +183,14 @@ impl Errors<'_> {
             let found = format!("{} parameters", spec.parameters.len());
             self.add(&format!("{path}.parameters"), &found, &format!("at most {most}"));
         }
-        if name == CommandName::UpdateConfig && spec.parameters.is_empty() && self.found.is_empty() {
+        if name == CommandName::UpdateConfig && spec.parameters.is_empty() && self.found.len() == wrong_before {
             self.add(&format!("{path}.parameters"), &"empty", "at least one parameter that may be changed");
         }
         profile.commands.insert(name, spec);
     }
 
     fn parameter(&mut self, path: &str, name: &str, value: &Value) -> Option<ParameterSpec> {
-        if SAFETY_KEYS.contains(&name) {
+        if is_safety_key(name) {
             let allowed = "any name but a safety key; those are set at the device alone";
             self.add(path, &"a safety key", allowed);
             return None;

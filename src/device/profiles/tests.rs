@@ -57,6 +57,8 @@ fn everything_wrong_in_a_file_is_told_at_once() {
         none = { required = "no" }
         [[profile]]
         based_on = "toaster"
+        deadband_percent = "wide"
+        [profile.commands.update_config]
     "#;
     let mut found = keys(parse("p.toml", text));
     found.sort();
@@ -68,6 +70,8 @@ fn everything_wrong_in_a_file_is_told_at_once() {
         "profile[0].device_type".to_owned(),
         "profile[0].warning_off_delay".to_owned(),
         "profile[1].based_on".to_owned(),
+        "profile[1].commands.update_config.parameters".to_owned(),
+        "profile[1].deadband_percent".to_owned(),
         "profile[1].device_type".to_owned(),
     ];
     expected.extend(
@@ -103,14 +107,22 @@ fn an_error_names_file_key_value_and_what_is_allowed() {
         "`profiles.d/x.toml`: `profile[0].commands.reboot.timeout` is \"2 hours\"; \
          allowed: a duration like \"90s\" or \"5m\", from 1 s to 3600 s"
     );
+    let text = "[[profile]]\ndevice_type = \"x\"\n[profile.commands.reboot]\nidempotnet = true\n";
+    let errors = parse("x.toml", text).unwrap_err();
+    assert_eq!(
+        errors[0].to_string(),
+        "`x.toml`: `profile[0].commands.reboot.idempotnet` is not a key here (its value is true); \
+         allowed: timeout, idempotent, parameters"
+    );
     let errors = parse("p.toml", "[[profile]]\ndevice_type = \n").unwrap_err();
     assert_eq!((errors.len(), errors[0].key.as_str()), (1, "line 2"));
 }
 
 #[test]
 fn no_file_opens_a_safety_key_for_any_command_of_any_type() {
+    let respelt = ["Emergency_Shutoff", "MAX_POSITION_PCT", "control-mode", "calibration-Date"];
     for device_type in BUILT_IN_TYPES {
-        for key in SAFETY_KEYS {
+        for key in SAFETY_KEYS.into_iter().chain(respelt) {
             for command in ["update_config", "reboot", "recalibrate"] {
                 let text = format!(
                     "[[profile]]\ndevice_type = \"mine\"\nbased_on = \"{device_type}\"\n\
@@ -126,6 +138,42 @@ fn no_file_opens_a_safety_key_for_any_command_of_any_type() {
 fn an_update_config_that_opens_nothing_is_refused() {
     let text = "[[profile]]\ndevice_type = \"x\"\n[profile.commands.update_config]\n";
     assert_eq!(keys(parse("p", text)), ["profile[0].commands.update_config.parameters"]);
+}
+
+#[test]
+fn what_is_of_the_wrong_shape_is_told_and_nothing_falls_over() {
+    let wrapped = |text: &str| format!("[[profile]]\ndevice_type = \"x\"\n{text}\n");
+    for (text, key) in [
+        ("profile = 1".to_owned(), "profile"),
+        ("profile = [1]".to_owned(), "profile[0]"),
+        (wrapped("commands = 1"), "profile[0].commands"),
+        (wrapped("commands.reboot = true"), "profile[0].commands.reboot"),
+        (wrapped("commands.reboot.timeout = 180"), "profile[0].commands.reboot.timeout"),
+        (wrapped("commands.reboot.timeout = \"3601s\""), "profile[0].commands.reboot.timeout"),
+        (wrapped("commands.reboot.parameters = []"), "profile[0].commands.reboot.parameters"),
+        (wrapped("commands.reboot.parameters.delay = 5"), "profile[0].commands.reboot.parameters.delay"),
+        (wrapped("deadband_percent = nan"), "profile[0].deadband_percent"),
+        (wrapped("warning_off_delay = \"61m\""), "profile[0].warning_off_delay"),
+        (wrapped("device_type = \"y\""), "line 3"),
+    ] {
+        assert_eq!(keys(parse("p", &text)), [key], "{text}");
+    }
+    let many: String = (0..33).map(|n| format!("p{n} = {{ type = \"boolean\" }}\n")).collect();
+    let text = wrapped(&format!("[profile.commands.reboot.parameters]\n{many}"));
+    assert_eq!(keys(parse("p", &text)), ["profile[0].commands.reboot.parameters"]);
+}
+
+#[test]
+fn a_required_parameter_and_a_choice_refuse_what_does_not_fit() {
+    let profile = parse("p", EXAMPLE).unwrap().remove(1);
+    let check = |given: serde_json::Value| {
+        profile.commands[&CommandName::UpdateConfig].check("tank_display", given.as_object().unwrap())
+    };
+    assert_eq!(check(json!({"night_mode": true})), Err(ParameterError::Missing("brightness".to_owned())));
+    assert!(matches!(check(json!({"brightness": 101})), Err(ParameterError::Value { .. })));
+    assert!(matches!(check(json!({"brightness": 50, "colour": 1})), Err(ParameterError::Unknown { .. })));
+    assert_eq!(serde_json::Value::from(check(json!({"brightness": "50"})).unwrap()), json!({"brightness": 50}));
+    assert!(!profile.commands.contains_key(&CommandName::Reboot), "what is not named is not allowed");
 }
 
 #[test]

@@ -151,11 +151,16 @@ impl Hub {
     /// Keeps a session, in memory and on disk.
     pub(super) async fn keep(&self, key: &str, subscriptions: &Subscriptions) {
         let entries = session::entries(subscriptions);
-        let gone = {
+        let (known, gone) = {
             let mut state = self.state();
             let State { sessions, clients, .. } = &mut *state;
-            sessions.put(key, subscriptions.clone(), |key| clients.contains_key(key))
+            let known = sessions.get(key) == Some(subscriptions);
+            (known, sessions.put(key, subscriptions.clone(), |key| clients.contains_key(key)))
         };
+        if known {
+            // A client that only comes back costs the flash nothing.
+            return;
+        }
         if let Some(gone) = gone {
             self.save(gone, None).await;
         }

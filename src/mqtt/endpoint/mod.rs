@@ -49,6 +49,8 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod tls;
+#[cfg(test)]
+mod tls_tests;
 pub mod users;
 mod wire;
 

@@ -11,8 +11,8 @@ use crate::shadow::DeviceView;
 use crate::sync::item::{self, Item, number, text, text_of};
 use crate::sync::table::{StateWritten, TableError};
 
-/// A device moves to us when its other gateway heard nothing of it for this long after … we heard it last. Two
-/// gateways that both hear a device would otherwise take it from each other at every write.
+/// A device moves to us when we heard it this much later than its other gateway did. Two gateways that both hear a
+/// device would otherwise take it from each other at every write.
 pub(crate) const OTHER_SILENT_AFTER: Duration = Duration::from_secs(30);
 /// How far apart the tools' `last_command_at` and the command's own time may lie. The seed's Lambda takes the two
 /// one after the other and gives no id.
@@ -92,7 +92,7 @@ pub(crate) fn other_is_silent(their_last_seen: Option<&str>, view: &DeviceView) 
     their_last_seen.is_none_or(|theirs| theirs < limit.as_str())
 }
 
-/// Status and configuration as they really are, at the version the table has; `None` of both known is no write.
+/// Status and configuration as they really are, at the version the table has.
 pub(super) fn repair(view: &DeviceView, me: &GatewayId) -> Update {
     let mut update = Update::default();
     update.set(devices::STATUS, text(view.status));
@@ -130,12 +130,14 @@ pub(super) fn last_execution(record: &ExecutionRecord) -> Update {
     update.set(devices::LAST_EXECUTION, AttributeValue::M(item::execution(record)));
     let key = update.name(devices::DEVICE_ID);
     let path = format!("#{}", devices::LAST_EXECUTION);
-    let [id, received, status] = ["command_id", "received_at", "status"].map(|field| update.name(field));
+    let [id, received] = ["command_id", "received_at"].map(|field| update.name(field));
     let (this, at) =
         (update.value("command_id", text(&record.command_id)), update.value("received_at", text(record.received_at)));
     let mut newer = format!("{path}.{received} < {at} OR ({path}.{received} = {at} AND {path}.{id} < {this})");
     let before = earlier(&mut update, record.status);
     if !before.is_empty() {
+        // Named only where it is used: an unused placeholder is a validation error.
+        let status = update.name(commands::STATUS);
         newer.push_str(&format!(" OR ({path}.{id} = {this} AND {path}.{status} IN ({before}))"));
     }
     update.only_if(format!("attribute_exists({key}) AND (attribute_not_exists({path}) OR {newer})"));
@@ -184,3 +186,6 @@ fn in_list(update: &mut Update, statuses: impl Iterator<Item = ExecutionStatus>)
     let names: Vec<_> = statuses.map(|status| update.value(&format!("is_{status}"), text(status))).collect();
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! One execution from `created` to its end: decided again, claimed, sent, proved.
+//!
+//! The steps, and what a crash after each leaves for [`super::recovery`]:
+//!
+//! 1. The decision is asked again. What it refuses ends here; nothing was sent.
+//! 2. The intent is committed (`claim`): from here on this execution is never sent a second time, unless its profile
+//!    calls it idempotent.
+//! 3. The expiry is looked at once more, on the wall clock and on monotonic time, and the driver sends.
+//! 4. The device's word is waited for ([`super::verify`]) until the profile's timeout, on monotonic time.
+//! 5. The outcome is written; while the store cannot, it is kept here and tried every second.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use floorgate_model::{AdminState, CommandName, DeviceStatus, ExecutionRecord, ExecutionStatus, Profile, Reason};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::decision::{Decision, Refusal, effective_expiry, expired};
+use super::judge::Judge;
+use super::log::CommandLog;
+use super::recovery;
+use super::verify::{self, Verdict};
+use crate::device::{Driver, NotSent, Order, Sent};
+use crate::shadow::store::{Effect, Ending, OpenExecution};
+use crate::shadow::{DeviceView, StoreError};
+
+/// Between attempts to read or write a store that cannot.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Wall clock and monotonic time may differ by this much over one wait in the queue (rounding, slewing); beyond, the
+/// wall clock was put back, and the monotonic time counts.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
+
+/// What one execution's task works with.
+#[derive(Debug)]
+pub(super) struct Hands<L> {
+    pub(super) log: L,
+    pub(super) judge: Judge,
+}
+
+/// What is to be done with a claimed execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send it for the first time, then wait for proof.
+    Send,
+    /// It was interrupted, and doing it twice is the same as once: send it again, then wait for proof.
+    SendAgain,
+    /// It was interrupted: wait for proof, send nothing.
+    OnlyWait,
+}
+
+/// One wait for proof, with or without something to send first.
+struct Plan<'a> {
+    command: CommandName,
+    step: Step,
+    sending: Option<(&'a dyn Driver, &'a Order)>,
+    timeout: Duration,
+}
+
+impl<L: CommandLog> Hands<L> {
+    /// Until when, on monotonic time, a command may go out, by what the wall clock says now.
+    pub(super) fn fresh_until(&self, record: &ExecutionRecord) -> Instant {
+        Instant::now() + effective_expiry(record.issued_at, record.expires_at).since(self.judge.clock.now())
+    }
+
+    /// One command from `created` to its end. False if it may be in progress all the same: the store failed, so nobody
+    /// knows, or the device has one in progress that is not ours.
+    pub(super) async fn execute(&self, execution: OpenExecution, fresh_until: Instant) -> bool {
+        let record = &execution.record;
+        let in_order = self.try_execute(&execution, fresh_until).await.unwrap_or_else(|error| {
+            warn!(device_id = %record.device_id, command_id = %record.command_id, %error, "the command waits");
+            false
+        });
+        if !in_order {
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+        in_order
+    }
+
+    async fn try_execute(&self, execution: &OpenExecution, fresh_until: Instant) -> Result<bool, StoreError> {
+        let record = &execution.record;
+        let device = self.log.device(&record.device_id).await?;
+        if let Decision::Refuse(refusal) = self.judge.before_dispatch(record, device.as_ref()) {
+            self.finish(record, refused(refusal)).await;
+        } else if Instant::now() >= fresh_until {
+            self.finish(record, self.too_old(record)).await;
+        } else if let Some(claimed) = self.log.claim(&record.device_id, &record.command_id).await? {
+            // The intent. From here on, whatever happens, this execution is not sent a second time.
+            self.carry_out(claimed, device.as_ref(), Step::Send, fresh_until).await;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// A claimed execution to its end.
+    pub(super) async fn carry_out(
+        &self,
+        execution: OpenExecution,
+        device: Option<&DeviceView>,
+        step: Step,
+        fresh_until: Instant,
+    ) {
+        let record = &execution.record;
+        let Ok(command) = record.command.parse::<CommandName>() else {
+            return self.finish(record, interrupted("the journal holds a command that is none")).await;
+        };
+        let (now, sends) = (self.judge.clock.now(), step != Step::OnlyWait);
+        let stale = now >= effective_expiry(record.issued_at, record.expires_at) || Instant::now() >= fresh_until;
+        // An overlay changes with its outcome: one that is in progress has certainly not been done.
+        if stale && (step == Step::Send || command == CommandName::SetStatus) {
+            return self.finish(record, self.too_old(record)).await;
+        }
+        if command == CommandName::SetStatus {
+            let not_done = "the gateway restarted before it was done; send it again if it is still wanted";
+            let not_done = || ending(ExecutionStatus::Failed, Reason::Interrupted, not_done);
+            return self.finish(record, if sends { overlay(&execution) } else { not_done() }).await;
+        }
+        let driver = self.judge.drivers.get(&record.device_id).filter(|_| sends && !stale);
+        if driver.is_none() && step == Step::Send {
+            return self.finish(record, unreachable("nothing carries commands to this device")).await;
+        }
+        let order = self.order(&execution, command, fresh_until);
+        let timeout = timeout_of(self.judge.profile_of(device).as_deref(), command);
+        let sending = driver.as_deref().map(|driver| (driver, &order));
+        let step = if sending.is_some() { step } else { Step::OnlyWait };
+        if let Some(ending) = self.wait(&execution, Plan { command, step, sending, timeout }).await {
+            self.finish(record, ending).await;
+        }
+    }
+
+    fn order(&self, execution: &OpenExecution, command: CommandName, fresh_until: Instant) -> Order {
+        let record = &execution.record;
+        let expiry = effective_expiry(record.issued_at, record.expires_at);
+        let by_monotonic = fresh_until.saturating_duration_since(Instant::now()).saturating_add(CLOCK_STEP);
+        Order {
+            device_id: record.device_id.clone(),
+            command_id: record.command_id.clone(),
+            command,
+            parameters: execution.checked_parameters.clone(),
+            issued_at: record.issued_at,
+            expires_at: expiry.min(self.judge.clock.now().saturating_add(by_monotonic)),
+        }
+    }
+
+    /// Sends, if there is something to send, and waits for proof. `None` if the execution ended elsewhere or the store
+    /// is closed.
+    async fn wait(&self, execution: &OpenExecution, plan: Plan<'_>) -> Option<Ending> {
+        let patience = Instant::now() + plan.timeout.min(recovery::PATIENCE_MAX);
+        let (mut deadline, mut over) = match plan.step {
+            Step::OnlyWait => (patience, interrupted(UNSEEN)),
+            Step::Send | Step::SendAgain => (Instant::now() + plan.timeout, no_response(plan.command, plan.timeout)),
+        };
+        let mut changes = self.log.floor_changes();
+        let mut unproved: Option<(Instant, Ending)> = None;
+        let mut send = pin!(async {
+            match plan.sending {
+                Some((driver, order)) => driver.send(order).await,
+                None => Ok(Sent::Acknowledged),
+            }
+        });
+        let mut sent = plan.sending.is_none();
+        // Before the first byte, nothing can prove that it was done; after a restart, the proof may be there already.
+        let mut may_look = plan.step != Step::Send;
+        loop {
+            changes.borrow_and_update();
+            let mut looked = true;
+            match if may_look { self.look(plan.command, execution).await } else { Ok(Some(Verdict::Open)) } {
+                Ok(Some(Verdict::Ended(ending))) => return Some(ending),
+                Ok(Some(Verdict::SaidOnly(ending))) => {
+                    let grace = || Instant::now() + verify::grace(plan.command);
+                    unproved = Some((unproved.map_or_else(grace, |(until, _)| until).min(deadline), ending));
+                }
+                Ok(Some(Verdict::Open)) => unproved = None,
+                Ok(None) | Err(StoreError::Closed) => return None,
+                Err(error) => {
+                    warn!(command_id = %execution.record.command_id, %error, "cannot look for an answer yet");
+                    looked = false;
+                }
+            }
+            may_look = true;
+            let mut until = unproved.as_ref().map_or(deadline, |(until, _)| *until);
+            if !looked {
+                until = Instant::now() + STORE_RETRY;
+            } else if Instant::now() >= until {
+                // An order that has not been acknowledged by now may still have left.
+                let over = || if sent { over } else { unknown(over) };
+                return Some(unproved.map_or_else(over, |(_, ending)| ending));
+            }
+            tokio::select! {
+                biased;
+                outcome = &mut send, if !sent => {
+                    sent = true;
+                    match (outcome, plan.step) {
+                        (Ok(Sent::Acknowledged), _) => {}
+                        (Ok(Sent::Unknown), _) => over = unknown(over),
+                        // Not this time; but nobody knows of the time before the restart.
+                        (Err(_), Step::SendAgain | Step::OnlyWait) => (deadline, over) = (patience, interrupted(UNSEEN)),
+                        (Err(NotSent::Offline(why)), Step::Send) => return Some(unreachable(&why)),
+                        (Err(NotSent::Expired), Step::Send) => return Some(self.too_old(&execution.record)),
+                    }
+                }
+                changed = changes.changed() => if changed.is_err() { return None; },
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+
+    async fn look(&self, command: CommandName, execution: &OpenExecution) -> Result<Option<Verdict>, StoreError> {
+        let record = &execution.record;
+        let Some(open) = self.log.open_execution(&record.device_id, &record.command_id).await? else {
+            return Ok(None);
+        };
+        let device = self.log.device(&record.device_id).await?;
+        Ok(Some(verify::weigh(command, &open, device.as_ref(), self.judge.clock.now())))
+    }
+
+    fn too_old(&self, record: &ExecutionRecord) -> Ending {
+        refused(expired(effective_expiry(record.issued_at, record.expires_at), self.judge.clock.now()))
+    }
+
+    /// Ends it in the journal; keeps at it while the store cannot, because the outcome is known only here.
+    async fn finish(&self, record: &ExecutionRecord, ending: Ending) {
+        let (device, id) = (&record.device_id, &record.command_id);
+        loop {
+            match self.log.finish(device, id, ending.clone()).await {
+                Ok(ended) => {
+                    let reason = ending.reason.map_or("", Reason::as_str);
+                    if ended.is_some() {
+                        info!(device_id = %device, command_id = %id, reason, command = record.command, status = %ending.status, "command ended");
+                    }
+                    return;
+                }
+                Err(StoreError::Closed) => return,
+                Err(error) => warn!(device_id = %device, command_id = %id, %error, "cannot write an outcome yet"),
+            }
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+}
+
+/// Nothing the device reports shows what an interrupted execution came to.
+const UNSEEN: &str = "the gateway restarted while it ran, and nothing shows what became of it";
+
+/// How long the device has, by its profile.
+fn timeout_of(profile: Option<&Profile>, command: CommandName) -> Duration {
+    let spec = profile.and_then(|profile| profile.commands.get(&command));
+    spec.map_or_else(|| command.default_timeout(), |spec| spec.timeout)
+}
+
+fn ending(status: ExecutionStatus, reason: Reason, message: impl Into<String>) -> Ending {
+    Ending { status, reason: Some(reason), message: Some(message.into()), details: None, effect: None }
+}
+
+fn refused(refusal: Refusal) -> Ending {
+    ending(refusal.status, refusal.reason, refusal.message)
+}
+
+fn unreachable(why: &str) -> Ending {
+    ending(ExecutionStatus::Failed, Reason::DeviceOffline, format!("{why}; nothing was sent"))
+}
+
+fn interrupted(why: &str) -> Ending {
+    ending(
+        ExecutionStatus::Indeterminate,
+        Reason::Interrupted,
+        format!("{why}; look at the device before trying again"),
+    )
+}
+
+fn no_response(command: CommandName, timeout: Duration) -> Ending {
+    let message = format!("no answer within {} s; look at the device before trying again", timeout.as_secs());
+    let offline = || Effect::Offline("did not come back from its reboot".to_owned());
+    let effect = (command == CommandName::Reboot).then(offline);
+    Ending { effect, ..ending(ExecutionStatus::TimedOut, Reason::NoResponse, message) }
+}
+
+/// Nobody knows whether it reached the device; so nothing is said of the device either.
+fn unknown(over: Ending) -> Ending {
+    Ending { status: ExecutionStatus::Indeterminate, effect: None, ..over }
+}
+
+/// `set_status` is done here: the overlay changes with the outcome, in one transaction.
+fn overlay(execution: &OpenExecution) -> Ending {
+    let wanted = execution.checked_parameters.get("status").and_then(|status| status.as_str());
+    let maintenance = wanted == Some(DeviceStatus::Maintenance.as_str());
+    let state = if maintenance { AdminState::Maintenance } else { AdminState::InService };
+    Ending {
+        status: ExecutionStatus::Succeeded,
+        reason: None,
+        message: None,
+        details: None,
+        effect: Some(Effect::Admin(state)),
+    }
+}
