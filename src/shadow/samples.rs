@@ -4,7 +4,8 @@
 //!
 //! The first sample opens a window of `commit_interval`; the commit comes when it ends or when [`COMMIT_BATCH`] wait.
 //! A sample shows on its device only after that commit; if the commit fails, none of the window is acknowledged, and
-//! its senders send it again. Presence alone does not wait: that something was heard is true whatever the disk does.
+//! its senders send it again. Presence alone does not wait: that something was heard is true whatever the disk does,
+//! and also when the reading itself is refused because the quota is used up.
 //!
 //! Confirmations of blocks are collected too ([`CONFIRM_WAIT`], [`CONFIRMED_MAX`]): one commit for many costs the
 //! flash less, and a confirmation lost in a crash means that the table gets a block again that it has already.

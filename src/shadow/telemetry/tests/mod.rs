@@ -2,6 +2,8 @@
 
 mod figures;
 mod lifecycle;
+#[cfg(feature = "suites")]
+mod measures;
 mod model;
 mod packing;
 
