@@ -58,6 +58,9 @@ pub(crate) fn measure() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let floor = servers::mosquitto(folder.path(), "floor")?;
     run(cargo().args(["build", "--release", "--bin", "floorgate"]))?;
+    // The store alone, one figure after the other: each counts what the process writes.
+    let alone = ["measures::", "--nocapture", "--test-threads=1"];
+    run(cargo().args(["test", "--release", "--features", "suites", "--lib", "--"]).args(alone))?;
     run(cargo()
         .args(["test", "--release", "--features", "suites", "--test", "measure", "--", "--nocapture"])
         .env("FLOORGATE_TEST_BINARY", tools::target().join("release/floorgate"))
