@@ -27,16 +27,9 @@ use crate::shadow::{Store, StoreError};
 #[derive(Clone)]
 pub(super) enum FloorSide {
     /// The built-in endpoint.
-    Endpoint {
-        handle: EndpointHandle,
-        address: String,
-    },
+    Endpoint { handle: EndpointHandle, address: String },
     /// The plant's broker.
-    Broker {
-        link: Link,
-        topics: TopicScheme,
-        address: String,
-    },
+    Broker { link: Link, topics: TopicScheme, address: String },
 }
 
 impl FloorSide {

@@ -151,7 +151,10 @@ async fn start(config: &Config, house: &House, control: ControlServer, crew: &mu
     crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
     let service = control::Service::new(config, house.clone(), floor, links, tables);
     let stop = crew.stopping();
-    crew.add("control socket", async move { control.serve(std::sync::Arc::new(service), stop.cancelled_owned()).await });
+    crew.add(
+        "control socket",
+        async move { control.serve(std::sync::Arc::new(service), stop.cancelled_owned()).await },
+    );
     Ok(())
 }
 
@@ -171,7 +174,9 @@ async fn tick(store: Store, stop: tokio_util::sync::CancellationToken) {
 /// [`RunError`] if there is no `[dynamodb]`, or the tables cannot be made.
 pub async fn provision(config: Config) -> Result<Vec<String>, RunError> {
     let Some(tables) = &config.dynamodb else {
-        return Err(RunError::Configuration("there is no [dynamodb] in the configuration, so no tables to make".into()));
+        return Err(RunError::Configuration(
+            "there is no [dynamodb] in the configuration, so no tables to make".into(),
+        ));
     };
     let settings = settings::tables(&config, tables)?;
     sync::provision(settings, Clock::system(config.clock_trust)).await.map_err(RunError::failed)

@@ -19,7 +19,11 @@ use crate::sync;
 const CHECK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Starts the cloud links; answers how each stands.
-pub(super) fn links(config: &Config, house: &House, crew: &mut Crew) -> Result<Vec<watch::Receiver<LinkState>>, RunError> {
+pub(super) fn links(
+    config: &Config,
+    house: &House,
+    crew: &mut Crew,
+) -> Result<Vec<watch::Receiver<LinkState>>, RunError> {
     let Some(cloud) = &config.cloud else { return Ok(Vec::new()) };
     let mut base = settings::link("cloud", &cloud.broker);
     base.presence = Some(gateway_presence(&config.gateway.id, env!("CARGO_PKG_VERSION"), house.clock.clone()));
@@ -72,8 +76,7 @@ pub(super) fn tables(
     let Some(tables) = &config.dynamodb else { return Ok(None) };
     let table = sync::DynamoTable::new(settings::tables(config, tables)?, house.clock.clone());
     let table = table.map_err(|error| RunError::Configuration(error.to_string()))?;
-    let settings =
-        sync::Settings { gateway_id: config.gateway.id.clone(), state_interval: config.sync.state_interval };
+    let settings = sync::Settings { gateway_id: config.gateway.id.clone(), state_interval: config.sync.state_interval };
     crew.add("table check", check(table.clone(), crew.stopping()));
     let uploader = sync::Uploader::new(house.store.clone(), table, settings, house.clock.clone());
     let state = uploader.watch();
