@@ -6,27 +6,27 @@
 //! 2. The intent is committed (`claim`): from here on this execution is never sent a second time, unless its profile
 //!    calls it idempotent.
 //! 3. The expiry is looked at once more, on the wall clock and on monotonic time, and the driver sends.
-//! 4. The device's word is waited for ([`super::verify`]) until the profile's timeout, on monotonic time.
+//! 4. The device's word is waited for ([`super::wait`]) until the profile's timeout, on monotonic time.
 //! 5. The outcome is written; while the store cannot, it is kept here and tried every second.
 
-use std::pin::pin;
 use std::time::Duration;
 
 use floorgate_model::{AdminState, CommandName, DeviceStatus, ExecutionRecord, ExecutionStatus, Profile, Reason};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::decision::{Decision, Refusal, effective_expiry, expired};
 use super::judge::Judge;
 use super::log::CommandLog;
 use super::recovery;
-use super::verify::{self, Verdict};
-use crate::device::{Driver, NotSent, Order, Sent};
+use super::wait::Plan;
+use crate::device::Order;
 use crate::shadow::store::{Effect, Ending, OpenExecution};
 use crate::shadow::{DeviceView, StoreError};
 
 /// Between attempts to read or write a store that cannot.
-const STORE_RETRY: Duration = Duration::from_secs(1);
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(1);
 /// Wall clock and monotonic time may differ by this much over one wait in the queue (rounding, slewing); beyond, the
 /// wall clock was put back, and the monotonic time counts.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ const CLOCK_STEP: Duration = Duration::from_secs(1);
 pub(super) struct Hands<L> {
     pub(super) log: L,
     pub(super) judge: Judge,
+    /// Counts the orders that are in a driver's hands; closed when the dispatcher stops.
+    pub(super) in_hand: TaskTracker,
 }
 
 /// What is to be done with a claimed execution.
@@ -47,14 +49,6 @@ pub(super) enum Step {
     SendAgain,
     /// It was interrupted: wait for proof, send nothing.
     OnlyWait,
-}
-
-/// One wait for proof, with or without something to send first.
-struct Plan<'a> {
-    command: CommandName,
-    step: Step,
-    sending: Option<(&'a dyn Driver, &'a Order)>,
-    timeout: Duration,
 }
 
 impl<L: CommandLog> Hands<L> {
@@ -77,6 +71,18 @@ impl<L: CommandLog> Hands<L> {
         in_order
     }
 
+    /// Ends a command that waits behind another if its time has passed. Tried once: it is seen again in a second.
+    pub(super) async fn expire(&self, record: &ExecutionRecord, fresh_until: Instant) {
+        let passed = self.judge.clock.now() >= effective_expiry(record.issued_at, record.expires_at);
+        if passed || Instant::now() >= fresh_until {
+            let (device, id) = (&record.device_id, &record.command_id);
+            match self.log.finish(device, id, self.too_old(record)).await {
+                Ok(_) => info!(device_id = %device, command_id = %id, command = record.command, "command expired"),
+                Err(error) => warn!(device_id = %device, command_id = %id, %error, "cannot write an outcome yet"),
+            }
+        }
+    }
+
     async fn try_execute(&self, execution: &OpenExecution, fresh_until: Instant) -> Result<bool, StoreError> {
         let record = &execution.record;
         let device = self.log.device(&record.device_id).await?;
@@ -84,6 +90,8 @@ impl<L: CommandLog> Hands<L> {
             self.finish(record, refused(refusal)).await;
         } else if Instant::now() >= fresh_until {
             self.finish(record, self.too_old(record)).await;
+        } else if self.in_hand.is_closed() {
+            // The gateway stops: it stays where it is.
         } else if let Some(claimed) = self.log.claim(&record.device_id, &record.command_id).await? {
             // The intent. From here on, whatever happens, this execution is not sent a second time.
             self.carry_out(claimed, device.as_ref(), Step::Send, fresh_until).await;
@@ -122,9 +130,17 @@ impl<L: CommandLog> Hands<L> {
         }
         let order = self.order(&execution, command, fresh_until);
         let timeout = timeout_of(self.judge.profile_of(device).as_deref(), command);
+        let patience = recovery::patience(timeout, record.started_at, now);
         let sending = driver.as_deref().map(|driver| (driver, &order));
         let step = if sending.is_some() { step } else { Step::OnlyWait };
-        if let Some(ending) = self.wait(&execution, Plan { command, step, sending, timeout }).await {
+        // Counted before it is asked whether the gateway stops: so the stop either sees the order or prevents it. What
+        // the driver says of an order that did not leave is written while it counts.
+        let mut in_hand = sending.is_some().then(|| self.in_hand.token());
+        if in_hand.is_some() && self.in_hand.is_closed() {
+            return;
+        }
+        let plan = Plan { command, step, sending, timeout, patience, before: device };
+        if let Some(ending) = self.wait(&execution, plan, &mut in_hand).await {
             self.finish(record, ending).await;
         }
     }
@@ -143,79 +159,7 @@ impl<L: CommandLog> Hands<L> {
         }
     }
 
-    /// Sends, if there is something to send, and waits for proof. `None` if the execution ended elsewhere or the store
-    /// is closed.
-    async fn wait(&self, execution: &OpenExecution, plan: Plan<'_>) -> Option<Ending> {
-        let patience = Instant::now() + plan.timeout.min(recovery::PATIENCE_MAX);
-        let (mut deadline, mut over) = match plan.step {
-            Step::OnlyWait => (patience, interrupted(UNSEEN)),
-            Step::Send | Step::SendAgain => (Instant::now() + plan.timeout, no_response(plan.command, plan.timeout)),
-        };
-        let mut changes = self.log.floor_changes();
-        let mut unproved: Option<(Instant, Ending)> = None;
-        let mut send = pin!(async {
-            match plan.sending {
-                Some((driver, order)) => driver.send(order).await,
-                None => Ok(Sent::Acknowledged),
-            }
-        });
-        let mut sent = plan.sending.is_none();
-        // Before the first byte, nothing can prove that it was done; after a restart, the proof may be there already.
-        let mut may_look = plan.step != Step::Send;
-        loop {
-            changes.borrow_and_update();
-            let mut looked = true;
-            match if may_look { self.look(plan.command, execution).await } else { Ok(Some(Verdict::Open)) } {
-                Ok(Some(Verdict::Ended(ending))) => return Some(ending),
-                Ok(Some(Verdict::SaidOnly(ending))) => {
-                    let grace = || Instant::now() + verify::grace(plan.command);
-                    unproved = Some((unproved.map_or_else(grace, |(until, _)| until).min(deadline), ending));
-                }
-                Ok(Some(Verdict::Open)) => unproved = None,
-                Ok(None) | Err(StoreError::Closed) => return None,
-                Err(error) => {
-                    warn!(command_id = %execution.record.command_id, %error, "cannot look for an answer yet");
-                    looked = false;
-                }
-            }
-            may_look = true;
-            let mut until = unproved.as_ref().map_or(deadline, |(until, _)| *until);
-            if !looked {
-                until = Instant::now() + STORE_RETRY;
-            } else if Instant::now() >= until {
-                // An order that has not been acknowledged by now may still have left.
-                let over = || if sent { over } else { unknown(over) };
-                return Some(unproved.map_or_else(over, |(_, ending)| ending));
-            }
-            tokio::select! {
-                biased;
-                outcome = &mut send, if !sent => {
-                    sent = true;
-                    match (outcome, plan.step) {
-                        (Ok(Sent::Acknowledged), _) => {}
-                        (Ok(Sent::Unknown), _) => over = unknown(over),
-                        // Not this time; but nobody knows of the time before the restart.
-                        (Err(_), Step::SendAgain | Step::OnlyWait) => (deadline, over) = (patience, interrupted(UNSEEN)),
-                        (Err(NotSent::Offline(why)), Step::Send) => return Some(unreachable(&why)),
-                        (Err(NotSent::Expired), Step::Send) => return Some(self.too_old(&execution.record)),
-                    }
-                }
-                changed = changes.changed() => if changed.is_err() { return None; },
-                () = tokio::time::sleep_until(until) => {}
-            }
-        }
-    }
-
-    async fn look(&self, command: CommandName, execution: &OpenExecution) -> Result<Option<Verdict>, StoreError> {
-        let record = &execution.record;
-        let Some(open) = self.log.open_execution(&record.device_id, &record.command_id).await? else {
-            return Ok(None);
-        };
-        let device = self.log.device(&record.device_id).await?;
-        Ok(Some(verify::weigh(command, &open, device.as_ref(), self.judge.clock.now())))
-    }
-
-    fn too_old(&self, record: &ExecutionRecord) -> Ending {
+    pub(super) fn too_old(&self, record: &ExecutionRecord) -> Ending {
         refused(expired(effective_expiry(record.issued_at, record.expires_at), self.judge.clock.now()))
     }
 
@@ -240,7 +184,7 @@ impl<L: CommandLog> Hands<L> {
 }
 
 /// Nothing the device reports shows what an interrupted execution came to.
-const UNSEEN: &str = "the gateway restarted while it ran, and nothing shows what became of it";
+pub(super) const UNSEEN: &str = "the gateway restarted while it ran, and nothing shows what became of it";
 
 /// How long the device has, by its profile.
 fn timeout_of(profile: Option<&Profile>, command: CommandName) -> Duration {
@@ -256,11 +200,11 @@ fn refused(refusal: Refusal) -> Ending {
     ending(refusal.status, refusal.reason, refusal.message)
 }
 
-fn unreachable(why: &str) -> Ending {
+pub(super) fn unreachable(why: &str) -> Ending {
     ending(ExecutionStatus::Failed, Reason::DeviceOffline, format!("{why}; nothing was sent"))
 }
 
-fn interrupted(why: &str) -> Ending {
+pub(super) fn interrupted(why: &str) -> Ending {
     ending(
         ExecutionStatus::Indeterminate,
         Reason::Interrupted,
@@ -268,7 +212,7 @@ fn interrupted(why: &str) -> Ending {
     )
 }
 
-fn no_response(command: CommandName, timeout: Duration) -> Ending {
+pub(super) fn no_response(command: CommandName, timeout: Duration) -> Ending {
     let message = format!("no answer within {} s; look at the device before trying again", timeout.as_secs());
     let offline = || Effect::Offline("did not come back from its reboot".to_owned());
     let effect = (command == CommandName::Reboot).then(offline);
@@ -276,7 +220,7 @@ fn no_response(command: CommandName, timeout: Duration) -> Ending {
 }
 
 /// Nobody knows whether it reached the device; so nothing is said of the device either.
-fn unknown(over: Ending) -> Ending {
+pub(super) fn unknown(over: Ending) -> Ending {
     Ending { status: ExecutionStatus::Indeterminate, effect: None, ..over }
 }
 

@@ -54,6 +54,7 @@ struct State {
     executions: Vec<OpenExecution>,
     troubles: HashMap<&'static str, Trouble>,
     endings: HashMap<CommandId, u32>,
+    calls: HashMap<&'static str, u32>,
     broken_rules: Vec<String>,
 }
 
@@ -132,8 +133,14 @@ impl Memory {
         self.state().broken_rules.clone()
     }
 
+    /// How often a method was called.
+    pub(crate) fn calls(&self, method: &'static str) -> u32 {
+        self.state().calls.get(method).copied().unwrap_or(0)
+    }
+
     /// Does `work` on the state, unless `method` is in trouble.
     async fn with<T>(&self, method: &'static str, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
+        *self.state().calls.entry(method).or_default() += 1;
         let trouble = self.state().troubles.get(method).copied();
         let fails = || StoreError::Io { doing: method, cause: "disk I/O error".to_owned() };
         match trouble {

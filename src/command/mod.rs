@@ -26,13 +26,18 @@
 //! * **At most once.** The intent is committed before the first byte. What was in progress when the gateway stopped is
 //!   sent again only if its profile calls it idempotent and it would be accepted as new; never because of a duplicate,
 //!   a wake-up, or a store that failed.
-//! * **First in, first out per device, devices side by side.** A device that hangs delays only its own commands.
+//! * **First in, first out per device, devices side by side.** A device that hangs delays only its own commands, and what
+//!   expires behind a running one is called `expired` within a second.
 //! * **Done means verified** ([`verify`]). An answer that nothing shows is `succeeded` with `UNVERIFIED`, after 30 s for
-//!   a reboot and 5 s for a configuration.
+//!   a reboot and 5 s for a configuration. What came before the order left proves no reboot, and after a restart of the
+//!   gateway only a higher `boot_count` does.
 //! * **It ends.** 300 s for `recalibrate`, 180 s for `reboot`, 30 s for `update_config`, or as the profile says (1 s to
 //!   3,600 s): then `timed_out`, or `indeterminate` where nobody knows whether it left. An interrupted one is resolved
-//!   within 60 s of the next start ([`recovery::PATIENCE_MAX`]), or within its timeout if that is shorter; one that is
-//!   sent again has its timeout anew. Each gets exactly one terminal status.
+//!   within what remained of that time at the next start, and 60 s at least ([`recovery::patience`]); one that is sent
+//!   again has its timeout anew. Each gets exactly one terminal status.
+//! * **A stop takes 2 s at most**, and only where a driver holds an order: its word is the difference between `failed`
+//!   and `indeterminate`.
+//! * **Looking is bounded.** An execution reads the store 50 times a second at most, however many devices report.
 //! * **A store that fails** delays a command and nothing else: it is asked again every second, and an outcome is kept
 //!   until it is written.
 //!
@@ -40,7 +45,7 @@
 //!
 //! It parses no payload, publishes nothing, and writes no table: `mqtt` hands in a
 //! [`Request`](floorgate_model::Request), and outcomes leave through the store's outbox. It never repeats a command by
-//! itself after a failure. A command that waits behind a slow one is called expired when its turn comes, not before.
+//! itself after a failure.
 //! Cool-downs, budgets, interlocks, approval and quarantine are not here yet; their place is [`decision::RULES`].
 
 pub mod admission;
@@ -51,8 +56,11 @@ pub mod judge;
 pub mod log;
 #[cfg(test)]
 pub(crate) mod memory;
+#[cfg(test)]
+mod queue_tests;
 pub mod recovery;
 pub mod verify;
+mod wait;
 
 pub use admission::{Admission, Admitted};
 pub use decision::{Decision, Phase, Refusal, Source};

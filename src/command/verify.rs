@@ -2,13 +2,17 @@
 //!
 //! | command | proof |
 //! |---|---|
-//! | `reboot` | `boot_count` above the one before, or, where there is none, a new live state report |
+//! | `reboot` | `boot_count` above the one before, or, where there is none, a live state report after the order left |
 //! | `update_config` | the configuration the device reports after the start holds every requested value |
 //! | `recalibrate` | the device's own `succeeded` |
 //!
 //! A `failed` answer ends every command. A `succeeded` answer without proof is worth waiting a little for
 //! ([`grace`]); after that it is a success with the reason `UNVERIFIED`. The values such an answer stands for are then
 //! taken for the device's configuration, unless the device has reported one itself since the start: that stands.
+//!
+//! Whether a report is new is told by comparing it with the one known before ([`Known`]), not by comparing times: the
+//! wall clock may be put back meanwhile. Once the gateway itself has restarted, a reboot is proved by the count alone:
+//! our own restart cut the device's connection, so it announces itself whether it rebooted or not.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,6 +39,18 @@ pub enum Verdict {
     Open,
 }
 
+/// What is known besides the journal and the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The time of day; `None` while the clock is not trusted: then nothing is dated by it.
+    pub today: Option<Timestamp>,
+    /// The device's `last_state_at` before the order can have had any effect, or after a restart of the gateway, when
+    /// the wait began; `None` if that could not be read.
+    pub state_before: Option<Option<Timestamp>>,
+    /// The gateway restarted since the order left, or may have left.
+    pub interrupted: bool,
+}
+
 /// How long a proof may follow a mere answer.
 #[must_use]
 pub fn grace(command: CommandName) -> Duration {
@@ -47,39 +63,49 @@ pub fn grace(command: CommandName) -> Duration {
 
 /// Weighs what is known of an execution in progress.
 #[must_use]
-pub fn weigh(command: CommandName, execution: &OpenExecution, device: Option<&DeviceView>, now: Timestamp) -> Verdict {
+pub fn weigh(command: CommandName, execution: &OpenExecution, device: Option<&DeviceView>, known: &Known) -> Verdict {
     let answer = execution.answer.as_ref();
     if let Some(answer) = answer.filter(|answer| answer.status == AnswerStatus::Failed) {
         return Verdict::Ended(failed(answer, "the device failed"));
     }
     let said_done = answer.filter(|answer| answer.status == AnswerStatus::Succeeded);
     match command {
-        CommandName::Reboot if has_rebooted(execution, device) => Verdict::Ended(succeeded(answer)),
-        CommandName::UpdateConfig => weigh_configuration(execution, device, said_done),
+        CommandName::Reboot if has_rebooted(execution, device, known) => Verdict::Ended(succeeded(answer)),
+        CommandName::UpdateConfig => weigh_configuration(execution, device, said_done, known),
         CommandName::Recalibrate => said_done.map_or(Verdict::Open, |answer| {
-            Verdict::Ended(Ending { effect: calibration_date(answer, now), ..succeeded(Some(answer)) })
+            let effect = known.today.and_then(|today| calibration_date(answer, today));
+            Verdict::Ended(Ending { effect, ..succeeded(Some(answer)) })
         }),
         _ => said_done.map_or(Verdict::Open, |answer| Verdict::SaidOnly(unverified(answer))),
     }
 }
 
-fn has_rebooted(execution: &OpenExecution, device: Option<&DeviceView>) -> bool {
+fn has_rebooted(execution: &OpenExecution, device: Option<&DeviceView>, known: &Known) -> bool {
     let Some(device) = device else { return false };
     match (device.boot_count, execution.boot_count_before) {
         (Some(now), Some(before)) => now > before,
-        // Without a count, a state report after the start is what a restarted device sends.
-        _ => reported_since_start(execution, device),
+        // Without a count, a new state report is what a restarted device sends.
+        _ => !known.interrupted && has_reported_since(execution, device, known),
     }
 }
 
-fn reported_since_start(execution: &OpenExecution, device: &DeviceView) -> bool {
-    execution.record.started_at.is_some_and(|start| device.last_state_at.is_some_and(|report| report > start))
+fn has_reported_since(execution: &OpenExecution, device: &DeviceView, known: &Known) -> bool {
+    let Some(report) = device.last_state_at else { return false };
+    let is_new = known.state_before.is_some_and(|before| before != Some(report));
+    // What came before this wait began is known by its time only.
+    let by_time = known.interrupted || known.state_before.is_none();
+    is_new || by_time && execution.record.started_at.is_some_and(|start| report > start)
 }
 
-fn weigh_configuration(execution: &OpenExecution, device: Option<&DeviceView>, said: Option<&Answer>) -> Verdict {
+fn weigh_configuration(
+    execution: &OpenExecution,
+    device: Option<&DeviceView>,
+    said: Option<&Answer>,
+    known: &Known,
+) -> Verdict {
     let wanted = &execution.checked_parameters;
     let answered = execution.answer.as_ref().and_then(|answer| answer.configuration.as_ref());
-    let since_start = device.filter(|device| reported_since_start(execution, device));
+    let since_start = device.filter(|device| has_reported_since(execution, device, known));
     let reported = answered.or_else(|| since_start.and_then(|device| device.configuration.as_ref()));
     let differing = |reported| wanted.iter().find(|(key, value)| !holds(reported, key, value));
     match (reported.map(differing), said) {
@@ -111,10 +137,10 @@ pub fn text(value: &Value) -> String {
 }
 
 /// The day of the calibration, unless the device keeps it itself.
-fn calibration_date(answer: &Answer, now: Timestamp) -> Option<Effect> {
+fn calibration_date(answer: &Answer, today: Timestamp) -> Option<Effect> {
     let key = "calibration_date";
     let kept = answer.configuration.as_ref().is_some_and(|configuration| configuration.contains_key(key));
-    let today = now.to_string().chars().take(10).collect();
+    let today = today.to_string().chars().take(10).collect();
     (!kept).then(|| Effect::Configuration(BTreeMap::from([(key.to_owned(), today)])))
 }
 
@@ -155,8 +181,13 @@ mod tests {
         Timestamp::from_millis(START + seconds * 1_000)
     }
 
+    /// Nothing was interrupted, and the device's last report before the order was 5 s before the start.
+    fn known() -> Known {
+        Known { today: Some(at(10)), state_before: Some(Some(at(-5))), interrupted: false }
+    }
+
     fn weighed(command: CommandName, execution: &OpenExecution, device: &DeviceView) -> Verdict {
-        weigh(command, execution, Some(device), at(10))
+        weigh(command, execution, Some(device), &known())
     }
 
     #[test]
@@ -169,7 +200,7 @@ mod tests {
         assert!(matches!(weighed(CommandName::Reboot, &execution, &view), Verdict::Ended(e) if e.reason.is_none()));
         (view.boot_count, execution.boot_count_before) = (None, None);
         assert!(matches!(weighed(CommandName::Reboot, &execution, &view), Verdict::Ended(_)));
-        view.last_state_at = Some(at(-1));
+        view.last_state_at = Some(at(-5));
         assert_eq!(weighed(CommandName::Reboot, &execution, &view), Verdict::Open);
     }
 
@@ -218,5 +249,50 @@ mod tests {
         let Verdict::Ended(ending) = weighed(CommandName::Recalibrate, &execution, &device("A")) else { panic!() };
         let date = BTreeMap::from([("calibration_date".to_owned(), "2027-01-15".to_owned())]);
         assert_eq!((ending.reason, ending.effect), (None, Some(Effect::Configuration(date))));
+        let untrusted = Known { today: None, ..known() };
+        let verdict = weigh(CommandName::Recalibrate, &execution, Some(&device("A")), &untrusted);
+        assert!(matches!(verdict, Verdict::Ended(ending) if (ending.reason, &ending.effect) == (None, &None)));
+    }
+
+    #[test]
+    fn a_new_report_is_told_from_the_one_before_and_not_by_its_time() {
+        let execution = open("reboot", json!({}), at(0));
+        let mut view = device("A");
+        view.last_state_at = Some(at(-3_600));
+        assert!(matches!(weighed(CommandName::Reboot, &execution, &view), Verdict::Ended(_)), "the clock was put back");
+        let before = Known { state_before: Some(view.last_state_at), ..known() };
+        assert_eq!(weigh(CommandName::Reboot, &execution, Some(&view), &before), Verdict::Open);
+    }
+
+    #[test]
+    fn after_the_gateways_restart_a_reboot_is_proved_by_its_count_alone() {
+        let mut execution = open("reboot", json!({}), at(0));
+        let mut view = device("A");
+        let restarted = |state_before| Known { state_before, interrupted: true, ..known() };
+        view.last_state_at = Some(at(5));
+        for state_before in [None, Some(None), Some(Some(at(-5)))] {
+            let verdict = weigh(CommandName::Reboot, &execution, Some(&view), &restarted(state_before));
+            assert_eq!(verdict, Verdict::Open, "{state_before:?}");
+        }
+        (execution.boot_count_before, view.boot_count) = (Some(4), Some(5));
+        let verdict = weigh(CommandName::Reboot, &execution, Some(&view), &restarted(None));
+        assert!(matches!(verdict, Verdict::Ended(ending) if ending.reason.is_none()));
+    }
+
+    #[test]
+    fn after_the_gateways_restart_a_configuration_counts_if_it_came_since_the_start_or_since_the_return() {
+        let execution = open("update_config", json!({"sample_rate_seconds": 10}), at(0));
+        let mut view = device("A");
+        view.configuration = Some(BTreeMap::from([("sample_rate_seconds".into(), "10".into())]));
+        let proved = |report, state_before| {
+            let view = DeviceView { last_state_at: Some(report), ..view.clone() };
+            let known = Known { state_before, interrupted: true, ..known() };
+            weigh(CommandName::UpdateConfig, &execution, Some(&view), &known) != Verdict::Open
+        };
+        assert!(proved(at(5), Some(Some(at(5)))), "it came before we were back");
+        assert!(proved(at(5), None));
+        assert!(proved(at(-60), Some(Some(at(-5)))), "it came since, by a clock put back");
+        assert!(!proved(at(-5), Some(Some(at(-5)))));
+        assert!(!proved(at(-5), None));
     }
 }

@@ -183,7 +183,8 @@ impl Device {
         if report.commands.is_some() {
             self.view.declared_commands.clone_from(&report.commands);
         }
-        if !report.retained {
+        // A last will is the broker's word: it shows that the device went, not that it came back from a reboot.
+        if report.online && !report.retained {
             self.view.last_state_at = Some(report.received_at);
         }
         self.dirty = true;

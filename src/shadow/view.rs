@@ -35,7 +35,7 @@ pub struct DeviceView {
     pub configuration: Option<BTreeMap<String, String>>,
     /// As the device reports it.
     pub boot_count: Option<u64>,
-    /// When the last live (not retained) state report came.
+    /// When the last live state report came: neither retained nor a last will.
     pub last_state_at: Option<Timestamp>,
     /// The commands the device says it can execute.
     pub declared_commands: Option<Vec<CommandName>>,

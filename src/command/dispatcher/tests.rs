@@ -1,10 +1,11 @@
-//! What becomes of commands on a floor that does as the test says. Crashes are in `crash`, old commands in `stale`,
-//! everything at once in `model`.
+//! What becomes of commands on a floor that does as the test says. Crashes are in `crash`, old commands in `stale`, what
+//! the wait for proof costs and what a stop waits for in `wait`, everything at once in `model`.
 
 mod bench;
 mod crash;
 mod model;
 mod stale;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -340,11 +341,11 @@ async fn a_driver_that_falls_over_takes_its_own_command_with_it_and_no_other() {
     let id = bench.ask_for("A", Recalibrate).await;
     bench.pass(seconds(2)).await;
     bench.manner("A", Manner::Acknowledges);
-    let next = bench.ask_for("A", Recalibrate).await;
-    bench.pass(seconds(70)).await;
+    let next = bench.ask_for("A", UpdateConfig).await;
+    bench.pass(seconds(300)).await;
     assert_eq!((bench.outcome(&id), bench.sends(&id)), ((Indeterminate, Some(Reason::Interrupted)), 1));
-    bench.answer("A", &next, AnswerStatus::Succeeded).await;
-    assert_eq!((bench.outcome(&next), bench.sends(&next)), ((Succeeded, None), 1));
+    bench.answer("A", &next, AnswerStatus::Failed).await;
+    assert_eq!((bench.outcome(&next), bench.sends(&next)), ((Failed, Some(Reason::DeviceError)), 1));
     running.stop().await;
     bench.assert_settled();
 }

@@ -34,6 +34,8 @@ pub(super) enum Manner {
     Loses,
     /// Refuses: nobody there.
     IsAway,
+    /// Refuses after this long: nobody there.
+    GoesAway(Duration),
     /// Refuses: too old.
     FindsItExpired,
     /// Takes it and falls over.
@@ -54,6 +56,10 @@ impl Driver for Script {
             let manner = manner.unwrap_or(Manner::Acknowledges);
             match manner {
                 Manner::IsAway => return Err(NotSent::Offline("not connected".to_owned())),
+                Manner::GoesAway(time) => {
+                    tokio::time::sleep(time).await;
+                    return Err(NotSent::Offline("gone".to_owned()));
+                }
                 Manner::FindsItExpired => return Err(NotSent::Expired),
                 _ => self.taken.lock().unwrap().push((order.clone(), Instant::now())),
             }
@@ -152,6 +158,12 @@ impl Bench {
     /// One of the commands, with parameters that fit.
     pub(super) async fn ask_for(&self, device: &str, command: CommandName) -> CommandId {
         self.ask(device, command.as_str(), parameters_of(command)).await
+    }
+
+    /// Asked for now, by somebody who does not wait for a store that hangs.
+    pub(super) async fn ask_for_quietly(&self, device: &str, command: CommandName) {
+        let request = self.request(device, command.as_str(), parameters_of(command));
+        let _ = tokio::time::timeout(Duration::from_millis(10), self.admit(request)).await;
     }
 
     /// Until everybody waits.

@@ -1,7 +1,7 @@
 //! Power cuts at every step of an execution, and what the next start makes of them.
 
 use super::*;
-use crate::command::recovery::PATIENCE_MAX;
+use crate::command::recovery::PATIENCE_MIN;
 
 /// Where the power is cut: before a call of the journal, after it, or in the driver.
 #[derive(Debug, Clone, Copy)]
@@ -153,10 +153,10 @@ async fn what_the_device_shows_after_the_start_counts_too_however_long_the_gatew
 #[tokio::test(start_paused = true)]
 async fn without_any_sign_it_is_indeterminate_within_the_patience_and_the_next_command_runs() {
     for command in [Recalibrate, Reboot] {
-        let (bench, id) = interrupted(command, seconds(10)).await;
+        let (bench, id) = interrupted(command, seconds(280)).await;
         let next = bench.ask_for("A", UpdateConfig).await;
         let running = bench.start();
-        bench.pass(PATIENCE_MAX - seconds(1)).await;
+        bench.pass(PATIENCE_MIN - seconds(1)).await;
         assert_eq!((bench.outcome(&id), bench.sends(&next)), ((InProgress, None), 0));
         bench.pass(seconds(3)).await;
         assert_eq!(bench.outcome(&id), (Indeterminate, Some(Reason::Interrupted)), "{command}");
@@ -173,7 +173,7 @@ async fn a_repetition_that_cannot_be_sent_says_nothing_of_the_first_time() {
         let running = bench.start();
         bench.pass(seconds(5)).await;
         assert_eq!(bench.outcome(&id), (InProgress, None), "the proof may still come");
-        bench.pass(PATIENCE_MAX).await;
+        bench.pass(PATIENCE_MIN).await;
         assert_eq!(bench.outcome(&id), (Indeterminate, Some(Reason::Interrupted)), "{manner:?}");
         running.stop().await;
         bench.assert_settled();

@@ -94,6 +94,23 @@ fn state(device: &str, online: bool) -> FloorReport {
     })
 }
 
+#[tokio::test]
+async fn neither_a_last_will_nor_a_retained_state_is_the_devices_own_word_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let told = |online, retained, at: i64| {
+        let FloorReport::State(report) = state("A", online) else { unreachable!() };
+        FloorReport::State(StateReport { retained, received_at: Timestamp::from_millis(T0 + at), ..report })
+    };
+    for (online, retained, at, known) in
+        [(true, true, 1, None), (false, false, 2, None), (true, false, 3, Some(3)), (false, false, 4, Some(3))]
+    {
+        assert_eq!(take(&store, told(online, retained, at)).await, Taken::Stored);
+        let last = store.device(&id("A")).await.unwrap().unwrap().last_state_at;
+        assert_eq!(last, known.map(|at| Timestamp::from_millis(T0 + at)), "online: {online}, retained: {retained}");
+    }
+}
+
 fn command(device: &str, name: &str, text: &str) -> NewExecution {
     let parameters: Map<_, _> = json!({"k": 1}).as_object().unwrap().clone();
     let record = ExecutionRecord {
