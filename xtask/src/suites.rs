@@ -58,13 +58,17 @@ pub(crate) fn measure() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let floor = servers::mosquitto(folder.path(), "floor")?;
     run(cargo().args(["build", "--release", "--bin", "floorgate"]))?;
-    // The store alone, one figure after the other: each counts what the process writes.
-    let alone = ["measures::", "--nocapture", "--test-threads=1"];
-    run(cargo().args(["test", "--release", "--features", "suites", "--lib", "--"]).args(alone))?;
-    run(cargo()
-        .args(["test", "--release", "--features", "suites", "--test", "measure", "--", "--nocapture"])
-        .env("FLOORGATE_TEST_BINARY", tools::target().join("release/floorgate"))
-        .env("FLOORGATE_TEST_MOSQUITTO", format!("127.0.0.1:{}", floor.port)))
+    // One figure after the other, so that none pays for another.
+    let test = |which: &[&str], filter: &str| {
+        let mut test = cargo();
+        test.args(["test", "--profile", "measure", "--features", "suites"]).args(which);
+        test.args(["--", "--nocapture", "--test-threads=1", filter]);
+        test.env("FLOORGATE_TEST_BINARY", tools::target().join("release/floorgate"));
+        test.env("FLOORGATE_TEST_MOSQUITTO", format!("127.0.0.1:{}", floor.port));
+        test
+    };
+    run(&mut test(&["--test", "measure"], ""))?;
+    run(&mut test(&["--lib"], "measures::"))
 }
 
 /// What libFuzzer needs to see which way the code went; these flags are stable, unlike the sanitizers.
