@@ -99,6 +99,9 @@ fn store(stats: &Value) -> String {
     if oldest > 0 {
         text.push_str(&format!(", the oldest for {}", words::duration(Duration::from_secs(oldest))));
     }
+    if stats.get("full").and_then(Value::as_bool) == Some(true) {
+        text.push_str(", FULL: readings are left with their senders until the table takes what waits");
+    }
     for (name, words) in [("store_failures", "failures"), ("blocks_parked", "blocks refused by the table")] {
         if figure(name) > 0 {
             text.push_str(&format!(", {} {words}", figure(name)));
