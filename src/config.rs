@@ -5,7 +5,8 @@
 //! `floorgate.toml`, then `conf.d/*.toml` and `devices.d/*.toml` beside it, each folder in the order of names: a later
 //! file wins key by key, and every file may add `[[device]]` tables (those of `devices.d` nothing else). The files of
 //! `profiles.d/*.toml` are handed to a [`ProfileReader`]. Certificates, keys and password files are read here too, so
-//! that nobody behind this door opens one. Relative paths start at the folder of `floorgate.toml`.
+//! that a wrong one is found at the start. Of the shared AWS credentials only file and profile are handed on: they are
+//! rotated while the gateway runs. Relative paths start at the folder of `floorgate.toml`.
 //!
 //! # Guarantees
 //!

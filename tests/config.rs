@@ -29,7 +29,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A fixture in a folder of its own, with fresh certificates and secrets beside it.
+/// A fixture in a folder of its own, with fresh certificates and secrets beside it; `DIR` in its environment is that
+/// folder.
 fn prepare(fixture: &Path) -> (tempfile::TempDir, Environment) {
     let folder = tempfile::tempdir().unwrap();
     copy(fixture, folder.path());
@@ -41,10 +42,12 @@ fn prepare(fixture: &Path) -> (tempfile::TempDir, Environment) {
         ("key.pem", &pair.signing_key.serialize_pem()),
         ("password", "never-shown\n"),
         ("users", "# of hall 1\nA:never-shown\n"),
+        ("credentials", "[plant]\naws_access_key_id = AKIAPLANT\naws_secret_access_key = never-shown\n[role]\n"),
     ] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let environment = std::fs::read_to_string(fixture.join("environment")).unwrap_or_default();
+    let environment = environment.replace("DIR", &folder.path().display().to_string());
     let pairs: Vec<_> = environment.lines().map(|line| line.split_once('=').unwrap()).collect();
     (folder, Environment::from_pairs(pairs))
 }
@@ -94,6 +97,63 @@ fn a_missing_file_is_one_error() {
     let expected =
         "the configuration has 1 error:\n  /nonexistent/floorgate.toml: cannot be read: no such file or directory";
     assert_eq!(errors.to_string(), expected);
+}
+
+#[test]
+fn what_is_too_large_or_too_much_is_refused_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("floorgate.toml");
+    let good = "[gateway]\nid = \"G\"\nlocation = \"x\"\n";
+    let told = |environment: &Environment| {
+        let told = load(&file, environment).map(|_| ()).unwrap_err().to_string();
+        told.replace(&format!("{}/", folder.path().display()), "")
+    };
+    let nothing = Environment::default();
+    let padded = |text: &str, bytes: usize| format!("{text}#{}", "x".repeat(bytes - text.len() - 1));
+
+    std::fs::write(&file, padded(good, (8 << 20) + 1)).unwrap();
+    assert!(
+        told(&nothing).ends_with("floorgate.toml: cannot be read: is larger than 8388608 bytes"),
+        "{}",
+        told(&nothing)
+    );
+
+    let devices = |count: usize| {
+        let device = |n| format!("[[device]]\nid = \"D{n}\"\ntype = \"pressure_sensor\"\n");
+        (0..count).map(device).collect::<String>()
+    };
+    std::fs::write(&file, format!("{good}{}", devices(10_000))).unwrap();
+    assert_eq!(load(&file, &nothing).unwrap().devices.len(), 10_000);
+    std::fs::write(&file, format!("{good}{}", devices(10_001))).unwrap();
+    assert!(told(&nothing).contains("10000"), "{}", told(&nothing));
+
+    let tables = "[dynamodb]\nregion = \"us-east-1\"\n";
+    std::fs::write(&file, format!("{good}{tables}")).unwrap();
+    let keys = folder.path().join("credentials");
+    let of_file = Environment::from_pairs([("AWS_SHARED_CREDENTIALS_FILE", keys.to_str().unwrap())]);
+    let profile = "[default]\naws_access_key_id = A\naws_secret_access_key = s\n";
+    std::fs::write(&keys, padded(profile, 256 << 10)).unwrap();
+    assert!(load(&file, &of_file).is_ok(), "exactly at the limit");
+    std::fs::write(&keys, padded(profile, (256 << 10) + 1)).unwrap();
+    assert!(told(&of_file).ends_with("has 262145 bytes, at most 262144 are read"), "{}", told(&of_file));
+
+    let tls = "[floor.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n";
+    std::fs::write(&file, format!("{good}{tls}")).unwrap();
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.path().join("cert.pem"), padded(&pair.cert.pem(), 1 << 20)).unwrap();
+    assert!(load(&file, &nothing).is_ok(), "exactly at the limit");
+    std::fs::write(folder.path().join("cert.pem"), padded(&pair.cert.pem(), (1 << 20) + 1)).unwrap();
+    assert!(told(&nothing).contains("cannot read `cert.pem`: is larger than 1048576 bytes"), "{}", told(&nothing));
+
+    std::fs::write(&file, good).unwrap();
+    std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+    for n in 0..10_000 {
+        std::fs::write(folder.path().join(format!("conf.d/{n}.toml")), "").unwrap();
+    }
+    assert!(load(&file, &nothing).is_ok(), "exactly at the limit");
+    std::fs::write(folder.path().join("conf.d/one-more.toml"), "").unwrap();
+    assert!(told(&nothing).ends_with("conf.d: holds more than 10000 files"), "{}", told(&nothing));
 }
 
 #[test]

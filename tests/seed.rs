@@ -16,7 +16,7 @@ async fn lambda(rig: &Rig, tool: &str, arguments: Value) -> Value {
         .arg(script)
         .arg(variable("FLOORGATE_TEST_LAMBDA"))
         .arg(event)
-        .env("AWS_ENDPOINT_URL", &rig.table.as_ref().unwrap().endpoint_url())
+        .env("AWS_ENDPOINT_URL", rig.table.as_ref().unwrap().endpoint_url())
         .env("AWS_DEFAULT_REGION", "us-east-1")
         .env("AWS_ACCESS_KEY_ID", "test")
         .env("AWS_SECRET_ACCESS_KEY", "test")

@@ -287,7 +287,7 @@ async fn sigterm_ends_within_five_seconds_and_nothing_is_missing_after_it() {
     for n in 0..5 {
         device.report(json!({"n": n})).await;
     }
-    let mut operator = rig.operator().await;
+    let operator = rig.operator().await;
     let issued = isoformat(0);
     operator
         .publish(

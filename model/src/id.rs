@@ -150,5 +150,6 @@ mod tests {
         for id in ["", "+", "#", "a/b", "a+", "-a", ".a", "a b", "a\0", "ä", "$SYS", &"x".repeat(65)] {
             assert!(DeviceId::new(id).is_err(), "{id:?}");
         }
+        assert!(CommandId::new(&"x".repeat(128)).is_ok() && CommandId::new(&"x".repeat(129)).is_err());
     }
 }

@@ -1,14 +1,14 @@
 //! `[dynamodb]`: the tables, and who we are there.
 
+use std::path::{Path, PathBuf};
+
 use super::environment::Environment;
-use super::files::{Folder, read_bounded};
+use super::files::Folder;
 use super::link::host_and_port;
 use super::section::Section;
 use super::tree::Node;
 use super::types::{AwsKeys, CloudConfig, CredentialsConfig, DynamoConfig, IotRoleConfig, Secret};
-
-/// Largest shared credentials file, bytes.
-const CREDENTIALS_BYTES_MAX: u64 = 256 * 1024;
+use crate::sync::credentials::shared_access_key;
 
 pub(super) fn dynamodb(
     root: &Section<'_>,
@@ -25,7 +25,7 @@ pub(super) fn dynamodb(
     let commands = table(&section, "commands_table", "iot-commands");
     let credentials = match section.optional_section("credentials") {
         Some(inner) => iot_role(inner, folder, cloud).map(CredentialsConfig::IotRole),
-        None => keys(&section, environment).map(CredentialsConfig::Keys),
+        None => keys(&section, environment),
     };
     if matches!((&devices, &history, &commands), (Some(None), Some(None), Some(None))) {
         section.blame("`dynamodb`: every table is off; name one, or remove [dynamodb]");
@@ -129,84 +129,43 @@ fn iot_role(section: Section<'_>, folder: &Folder, cloud: Option<&CloudConfig>) 
 }
 
 /// Keys from the environment, else from the shared credentials file.
-fn keys(section: &Section<'_>, environment: &Environment) -> Option<AwsKeys> {
+fn keys(section: &Section<'_>, environment: &Environment) -> Option<CredentialsConfig> {
     let id = environment.get("AWS_ACCESS_KEY_ID");
     let secret = environment.get("AWS_SECRET_ACCESS_KEY");
     match (id, secret) {
-        (Some(id), Some(secret)) => {
-            return Some(AwsKeys {
-                access_key_id: id.to_owned(),
-                secret_access_key: Secret::new(secret.to_owned()),
-                session_token: environment.get("AWS_SESSION_TOKEN").map(|token| Secret::new(token.to_owned())),
-                source: "environment".to_owned(),
-            });
-        }
+        (Some(id), Some(secret)) => Some(CredentialsConfig::Keys(AwsKeys {
+            access_key_id: id.to_owned(),
+            secret_access_key: Secret::new(secret.to_owned()),
+            session_token: environment.get("AWS_SESSION_TOKEN").map(|token| Secret::new(token.to_owned())),
+        })),
         (Some(_), None) => {
             section.blame("AWS_ACCESS_KEY_ID is set, AWS_SECRET_ACCESS_KEY is not; set both or neither");
-            return None;
+            None
         }
         (None, Some(_)) => {
             section.blame("AWS_SECRET_ACCESS_KEY is set, AWS_ACCESS_KEY_ID is not; set both or neither");
-            return None;
+            None
         }
-        (None, None) => {}
+        (None, None) => shared_file(section, environment),
     }
+}
+
+/// The shared credentials file. Only its name goes on: keys in it are rotated while the gateway runs.
+fn shared_file(section: &Section<'_>, environment: &Environment) -> Option<CredentialsConfig> {
     let path = match environment.get("AWS_SHARED_CREDENTIALS_FILE") {
-        Some(path) => Some(path.into()),
-        None => environment.get("HOME").map(|home| std::path::Path::new(home).join(".aws/credentials")),
+        Some(path) => Some(PathBuf::from(path)),
+        None => environment.get("HOME").map(|home| Path::new(home).join(".aws/credentials")),
     };
-    let profile = environment.get("AWS_PROFILE").unwrap_or("default");
-    let why = match &path {
-        None => "HOME is not set".to_owned(),
-        Some(path) => match read_bounded(path, CREDENTIALS_BYTES_MAX) {
-            Err(why) => format!("`{}`: {why}", path.display()),
-            Ok(bytes) => match shared_keys(&String::from_utf8_lossy(&bytes), profile) {
-                Some(keys) => return Some(AwsKeys { source: format!("{} [{profile}]", path.display()), ..keys }),
-                None => format!("`{}` has no keys for the profile {profile:?}", path.display()),
-            },
+    let profile = environment.get("AWS_PROFILE").unwrap_or("default").to_owned();
+    let why = match path {
+        None => "HOME is not set, so there is no shared credentials file".to_owned(),
+        Some(path) => match shared_access_key(&path, &profile) {
+            Ok(_) => return Some(CredentialsConfig::SharedFile { path, profile }),
+            Err(why) => why.to_string(),
         },
     };
     section.blame(format_args!(
-        "`dynamodb` needs credentials and has none: no [dynamodb.credentials], AWS_ACCESS_KEY_ID is not set, and the shared \
-         credentials file gives none ({why})"
+        "`dynamodb` needs credentials and has none: no [dynamodb.credentials], AWS_ACCESS_KEY_ID is not set, and {why}"
     ));
     None
-}
-
-/// One profile of an AWS shared credentials file (INI).
-fn shared_keys(text: &str, profile: &str) -> Option<AwsKeys> {
-    let (mut id, mut secret, mut token) = (None, None, None);
-    let mut ours = false;
-    for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            ours = name.trim() == profile;
-        } else if let (true, Some((key, value))) = (ours, line.split_once('=')) {
-            let value = Some(value.trim().to_owned()).filter(|value| !value.is_empty());
-            match key.trim().to_ascii_lowercase().as_str() {
-                "aws_access_key_id" => id = value,
-                "aws_secret_access_key" => secret = value,
-                "aws_session_token" => token = value,
-                _ => {}
-            }
-        }
-    }
-    let session_token = token.map(Secret::new);
-    Some(AwsKeys { access_key_id: id?, secret_access_key: Secret::new(secret?), session_token, source: String::new() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_come_from_the_wanted_profile_alone() {
-        let text = "# mine\n[default]\naws_access_key_id = A\naws_secret_access_key=B\n\n[ plant ]\nAWS_ACCESS_KEY_ID=C\n\
-                    aws_secret_access_key = D==\naws_session_token = E\n";
-        let keys = shared_keys(text, "plant").unwrap();
-        assert_eq!((keys.access_key_id.as_str(), keys.secret_access_key.expose()), ("C", "D=="));
-        assert_eq!(keys.session_token.unwrap().expose(), "E");
-        assert_eq!(shared_keys(text, "default").unwrap().session_token, None);
-        assert_eq!(shared_keys(text, "other"), None);
-        assert_eq!(shared_keys("[default]\naws_access_key_id = A\n", "default"), None);
-    }
 }

@@ -11,7 +11,7 @@ use super::types::{
 
 impl Config {
     /// All values in the layout of the file. Certificates, keys and passwords are shown as the paths they came from; AWS
-    /// keys, which no key of the file holds, as `access_key_id` and `source`.
+    /// keys, which no key of the file holds, as `access_key_id` of the environment, or as `file` and `profile`.
     #[must_use]
     pub fn effective(&self) -> Value {
         let mut root = Map::new();
@@ -39,8 +39,15 @@ impl Config {
     pub fn effective_toml(&self) -> Result<String, toml::ser::Error> {
         let mut values = self.effective();
         let mut text = String::new();
-        if let Some(CredentialsConfig::Keys(keys)) = self.dynamodb.as_ref().map(|tables| &tables.credentials) {
-            text = format!("# AWS credentials: access key {} ({})\n", keys.access_key_id, keys.source);
+        let comment = self.dynamodb.as_ref().and_then(|tables| match &tables.credentials {
+            CredentialsConfig::IotRole(_) => None,
+            CredentialsConfig::Keys(keys) => Some(format!("access key {} (environment)", keys.access_key_id)),
+            CredentialsConfig::SharedFile { path, profile } => {
+                Some(format!("profile {profile:?} of {:?}", path.display().to_string()))
+            }
+        });
+        if let Some(comment) = comment {
+            text = format!("# AWS credentials: {comment}\n");
             if let Some(tables) = values.get_mut("dynamodb").and_then(Value::as_object_mut) {
                 tables.remove("credentials");
             }
@@ -122,7 +129,8 @@ fn dynamodb_values(tables: &DynamoConfig) -> Value {
             inner.insert("ca".into(), path(&role.ca.path));
             Value::Object(inner)
         }
-        CredentialsConfig::Keys(keys) => json!({"access_key_id": keys.access_key_id, "source": keys.source}),
+        CredentialsConfig::Keys(keys) => json!({"access_key_id": keys.access_key_id, "source": "environment"}),
+        CredentialsConfig::SharedFile { path: file, profile } => json!({"file": path(file), "profile": profile}),
     };
     values.insert("credentials".into(), credentials);
     Value::Object(values)

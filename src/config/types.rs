@@ -231,8 +231,16 @@ pub struct DynamoConfig {
 pub enum CredentialsConfig {
     /// The AWS IoT credential provider, with the gateway's certificate.
     IotRole(IotRoleConfig),
-    /// Keys from the environment or the shared credentials file.
+    /// Keys from the environment: the same for as long as the process lives.
     Keys(AwsKeys),
+    /// A profile of the shared credentials file, which had keys at the start; whoever uses it reads it again when they
+    /// are refused.
+    SharedFile {
+        /// The file.
+        path: PathBuf,
+        /// The profile in it.
+        profile: String,
+    },
 }
 
 /// The AWS IoT credential provider.
@@ -257,8 +265,6 @@ pub struct AwsKeys {
     pub secret_access_key: Secret,
     /// Session token of temporary keys.
     pub session_token: Option<Secret>,
-    /// Where they were found, for people.
-    pub source: String,
 }
 
 /// The store.

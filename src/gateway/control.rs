@@ -199,7 +199,8 @@ fn cloud_report(address: &str, links: &[watch::Receiver<mqtt::link::LinkState>])
     });
     reports.fold(first, |all, one| {
         let worse = all.state == LinkState::Up && one.state == LinkState::Down;
-        LinkReport { problem: all.problem.clone().or(one.problem.clone()), ..if worse { one } else { all } }
+        let problem = all.problem.clone().or_else(|| one.problem.clone());
+        LinkReport { problem, ..if worse { one } else { all } }
     })
 }
 

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Floor};
 use crate::device::{BoxFuture, Driver, ExecuteChannel, MqttDriver, NotSent, Sent};
 use crate::mqtt;
-use crate::mqtt::endpoint::{Endpoint, EndpointHandle, SessionStore};
+use crate::mqtt::endpoint::{BindError, Endpoint, EndpointHandle, SessionStore};
 use crate::mqtt::handed::{Handed, NotHanded};
 use crate::mqtt::intake::FloorIntake;
 use crate::mqtt::link::{Link, LinkState};
@@ -25,6 +25,7 @@ use crate::shadow::{Store, StoreError};
 
 /// The floor as the rest of the gateway sees it.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and a clone for each device's driver")]
 pub(super) enum FloorSide {
     /// The built-in endpoint.
     Endpoint { handle: EndpointHandle, address: String },
@@ -90,7 +91,7 @@ pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Re
             let sessions = Arc::new(Sessions(house.store.clone()));
             let devices = ids(config).into_iter().collect();
             let endpoint = Endpoint::bind(settings::endpoint(listen), intake, config.topics.clone(), devices, sessions);
-            let endpoint = endpoint.await.map_err(RunError::failed)?;
+            let endpoint = endpoint.await.map_err(not_bound)?;
             let (handle, address) = (endpoint.handle(), endpoint.local_addr().to_string());
             crew.add("floor endpoint", endpoint.run(crew.stopping()));
             Ok(FloorSide::Endpoint { handle, address })
@@ -103,6 +104,14 @@ pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Re
             crew.add("floor presence", watch_link(link.state(), house.store.clone(), crew.stopping()));
             Ok(FloorSide::Broker { link, topics: config.topics.clone(), address: broker.url.to_string() })
         }
+    }
+}
+
+/// Whose fault it is that there is no endpoint: the files that were given, or the machine.
+fn not_bound(error: BindError) -> RunError {
+    match error {
+        BindError::Open(_) | BindError::Users(_) | BindError::Tls(_) => RunError::Configuration(error.to_string()),
+        BindError::Busy(_) | BindError::Listen { .. } | BindError::Sessions(_) => RunError::failed(error),
     }
 }
 

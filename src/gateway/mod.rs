@@ -179,7 +179,10 @@ pub async fn provision(config: Config) -> Result<Vec<String>, RunError> {
         ));
     };
     let settings = settings::tables(&config, tables)?;
-    sync::provision(settings, Clock::system(config.clock_trust)).await.map_err(RunError::failed)
+    sync::provision(settings, Clock::system(config.clock_trust)).await.map_err(|error| match error {
+        sync::SyncError::Settings(_) => RunError::Configuration(error.to_string()),
+        sync::SyncError::Schema(_) | sync::SyncError::Table { .. } => RunError::failed(error),
+    })
 }
 
 /// Reads the files of `profiles.d`.

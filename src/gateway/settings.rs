@@ -132,5 +132,8 @@ fn credentials(config: &Config, credentials: &CredentialsConfig) -> sync::Creden
             secret_access_key: keys.secret_access_key.expose().to_owned(),
             session_token: keys.session_token.as_ref().map(|token| token.expose().to_owned()),
         },
+        CredentialsConfig::SharedFile { path, profile } => {
+            sync::CredentialsConfig::SharedFile { path: path.clone(), profile: profile.clone() }
+        }
     }
 }

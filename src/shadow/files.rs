@@ -1,12 +1,71 @@
-//! What the store's files weigh.
+//! What a database file weighs, and how it is made to weigh less.
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+/// Bytes of a page of both files.
+pub(super) const PAGE_BYTES: u64 = 4_096;
+/// Free pages that a file keeps: using them again costs less than growing.
+const FREE_PAGES_KEPT: u32 = 256;
+/// Free pages given back in one step, a few milliseconds of work.
+const PAGES_PER_STEP: u32 = 256;
 
 /// Bytes of a database with its write-ahead log; zero for what is not there.
 pub(super) fn bytes_with_log(database: &Path) -> u64 {
+    bytes(database) + log_bytes(database)
+}
+
+/// Bytes of the log alone.
+pub(super) fn log_bytes(database: &Path) -> u64 {
     let mut log: OsString = database.as_os_str().to_owned();
     log.push("-wal");
-    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    bytes(database) + bytes(Path::new(&log))
+    bytes(Path::new(&log))
+}
+
+fn bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Pages that hold nothing.
+pub(super) fn free_pages(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.pragma_query_value(None, "freelist_count", |row| row.get(0))
+}
+
+/// Copies the log into the file and cuts it to nothing. Whoever reads the file with another tool meanwhile is not
+/// waited for: then the log stays as it is.
+pub(super) fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
+    let patience: u32 = connection.pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
+    connection.busy_timeout(Duration::ZERO)?;
+    let outcome = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    connection.busy_timeout(Duration::from_millis(u64::from(patience)))?;
+    match outcome {
+        Err(cause) if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Gives some of the free pages back, if there are many. Answers whether there were; the file is shorter once its log
+/// is copied.
+pub(super) fn give_back_some(connection: &Connection) -> rusqlite::Result<bool> {
+    let surplus = free_pages(connection)?.saturating_sub(FREE_PAGES_KEPT);
+    if surplus > 0 {
+        give_back(connection, surplus.min(PAGES_PER_STEP))?;
+    }
+    Ok(surplus > 0)
+}
+
+/// Gives every free page back.
+pub(super) fn give_back_all(connection: &Connection) -> rusqlite::Result<()> {
+    give_back(connection, u32::MAX >> 1)
+}
+
+fn give_back(connection: &Connection, pages: u32) -> rusqlite::Result<()> {
+    // Each step of the statement frees one page.
+    let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut steps = statement.query([])?;
+    while steps.next()?.is_some() {}
+    Ok(())
 }

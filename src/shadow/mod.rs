@@ -8,7 +8,11 @@
 //!   everything else commits at once, but for confirmations, which wait up to 1 s (5 s for blocks) for company: they
 //!   may be repeated after a crash.
 //! * Two files: `state.db` (devices, journal, outbox: small, precious) and `telemetry.db` (samples and blocks: large,
-//!   expendable). Loss or damage of the second costs history alone.
+//!   expendable). Loss or damage of the second costs history alone: a damaged `telemetry.db` is moved aside at start
+//!   and an empty one begun; a damaged `state.db` is an error, because it says which commands have run.
+//! * Both files with their logs stay within the quota, but for the commit that reaches it. Sent blocks go first; when
+//!   only unsent ones are left, readings are refused ([`StoreError::Full`], [`StoreStats::full`]) and stay with their
+//!   senders, everything else goes on, and a second after space returns readings are taken again.
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
 //! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
 //!   256 reports of a device changes nothing.
@@ -16,7 +20,8 @@
 //!
 //! # What it does not do
 //!
-//! It knows no topic, no cloud and no driver, starts no retries and decides about no command.
+//! It knows no topic, no cloud and no driver, starts no retries and decides about no command. It repairs no file, and
+//! damage that shows only while it runs is an error until the next start.
 
 mod answers;
 mod commands;

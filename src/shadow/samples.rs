@@ -4,13 +4,14 @@
 //!
 //! The first sample opens a window of `commit_interval`; the commit comes when it ends or when [`COMMIT_BATCH`] wait.
 //! A sample shows on its device only after that commit; if the commit fails, none of the window is acknowledged, and
-//! its senders send it again. Presence alone does not wait: that something was heard is true whatever the disk does.
+//! its senders send it again. Presence alone does not wait: that something was heard is true whatever the disk does,
+//! and also when the reading itself is refused because the quota is used up.
 //!
 //! Confirmations of blocks are collected too ([`CONFIRM_WAIT`], [`CONFIRMED_MAX`]): one commit for many costs the
 //! flash less, and a confirmation lost in a crash means that the table gets a block again that it has already.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use floorgate_model::{DeviceId, Readings, Timestamp};
@@ -53,17 +54,20 @@ pub(super) struct Samples {
     broken_at: Option<(Instant, StoreError)>,
     waiting: Vec<Waiting>,
     window_opened: Option<Instant>,
-    confirmed: Vec<i64>,
+    /// Blocks the table has, not yet marked so in the file.
+    confirmed: BTreeSet<i64>,
     confirmed_first: Option<Instant>,
+    quota_bytes: u64,
+    full: bool,
 }
 
 /// Newest samples the file holds.
 pub(super) type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
 
 impl Samples {
-    pub(super) fn open(config: &Config, now: Instant) -> Result<(Self, Newest), StoreError> {
+    pub(super) fn open(config: &Config, now: Instant, wall: Timestamp) -> Result<(Self, Newest), StoreError> {
         let path = config.state_dir.join(TELEMETRY_FILE);
-        let (db, newest) = TelemetryDb::open(&path, config.history_retention, now)?;
+        let (db, newest) = TelemetryDb::open_or_replace(&path, config.history_retention, now, wall)?;
         let samples = Self {
             path,
             history_retention: config.history_retention,
@@ -72,8 +76,10 @@ impl Samples {
             broken_at: None,
             waiting: Vec::new(),
             window_opened: None,
-            confirmed: Vec::new(),
+            confirmed: BTreeSet::new(),
             confirmed_first: None,
+            quota_bytes: config.quota_bytes,
+            full: false,
         };
         Ok((samples, newest))
     }
@@ -96,7 +102,8 @@ impl Samples {
         if !memory.devices.contains_key(&report.device_id) {
             return answer(reply, Ok(Taken::Unknown));
         }
-        if let Err(cause) = self.reopened(now, memory) {
+        if let Err(cause) = self.room().and_then(|()| self.reopened(now, wall, memory)) {
+            heard(&report, memory, now, wall);
             memory.counted.store_failures += 1;
             return answer(reply, Err(cause));
         }
@@ -108,7 +115,7 @@ impl Samples {
             return answer(reply, Ok(Taken::Duplicate));
         }
         let Some(device) = memory.devices.get_mut(&report.device_id) else { return };
-        if staged.taken == Taken::Stored && is_fresh(&staged, &report, device.observer.silence()) {
+        if staged.taken == Taken::Stored && is_fresh(staged.at, &report, device.observer.silence()) {
             device.observer.reported(now);
             device.seen(report.received_at);
             memory.signals.states |= device.refresh(wall);
@@ -140,7 +147,7 @@ impl Samples {
     pub(super) fn commit(&mut self, memory: &mut Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         let waiting = std::mem::take(&mut self.waiting);
         self.window_opened = None;
-        match self.write(now, memory) {
+        match self.write(now, wall, memory) {
             Ok(blocks_closed) => {
                 memory.counted.commits += 1;
                 memory.signals.blocks |= blocks_closed > 0;
@@ -165,8 +172,8 @@ impl Samples {
         }
     }
 
-    fn write(&mut self, now: Instant, memory: &Memory) -> Result<usize, StoreError> {
-        self.reopened(now, memory)?;
+    fn write(&mut self, now: Instant, wall: Timestamp, memory: &Memory) -> Result<usize, StoreError> {
+        self.reopened(now, wall, memory)?;
         let db = self.db.as_mut().ok_or(StoreError::Closed)?;
         if !self.confirmed.is_empty() {
             db.confirm_blocks(&self.confirmed)?;
@@ -186,11 +193,14 @@ impl Samples {
     }
 
     pub(super) fn confirm_blocks(&mut self, ids: &[i64]) {
-        let new: Vec<i64> = ids.iter().copied().filter(|id| !self.confirmed.contains(id)).collect();
-        if !new.is_empty() {
-            self.confirmed.extend(new);
+        self.confirmed.extend(ids);
+        if !self.confirmed.is_empty() {
             self.confirmed_first.get_or_insert_with(Instant::now);
         }
+    }
+
+    pub(super) fn has_confirmed(&self) -> bool {
+        !self.confirmed.is_empty()
     }
 
     pub(super) fn park_block(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
@@ -198,15 +208,39 @@ impl Samples {
         self.db.as_mut().map_or(Err(StoreError::Closed), |db| db.park_block(id, reason))
     }
 
-    pub(super) fn keep_within(&mut self, quota_bytes: u64) -> Result<(), StoreError> {
-        self.db.as_mut().map_or(Ok(()), |db| db.keep_within(quota_bytes))
+    pub(super) fn keep_within(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.db.as_mut().map_or(Ok(()), |db| db.keep_within(bytes))
     }
 
-    /// Figures; those of the blocks leave out what is confirmed already.
+    /// One small step towards a smaller file; answers whether there was one.
+    pub(super) fn shrink_some(&mut self) -> Result<bool, StoreError> {
+        self.db.as_mut().map_or(Ok(false), TelemetryDb::shrink_some)
+    }
+
+    pub(super) fn empty_log(&self) -> Result<(), StoreError> {
+        self.db.as_ref().map_or(Ok(()), TelemetryDb::empty_log)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether readings are refused because the quota is used up.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub(super) fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    fn room(&self) -> Result<(), StoreError> {
+        if self.full { Err(StoreError::Full { quota_bytes: self.quota_bytes }) } else { Ok(()) }
+    }
+
+    /// Figures; like [`Self::peek_blocks`], they leave out what is confirmed already.
     pub(super) fn stats(&self) -> Result<TelemetryStats, StoreError> {
-        let stats = self.usable()?.stats()?;
-        let confirmed = self.confirmed.len() as u64;
-        Ok(TelemetryStats { blocks_waiting: stats.blocks_waiting.saturating_sub(confirmed), ..stats })
+        self.usable()?.stats(&self.confirmed)
     }
 
     /// Commits, answers, and closes the file.
@@ -221,7 +255,7 @@ impl Samples {
     }
 
     /// Opens the file again after a failure, at most once a second.
-    fn reopened(&mut self, now: Instant, memory: &Memory) -> Result<(), StoreError> {
+    fn reopened(&mut self, now: Instant, wall: Timestamp, memory: &Memory) -> Result<(), StoreError> {
         if self.db.is_some() {
             return Ok(());
         }
@@ -230,7 +264,7 @@ impl Samples {
         {
             return Err(cause.clone());
         }
-        match TelemetryDb::open(&self.path, self.history_retention, now) {
+        match TelemetryDb::open_or_replace(&self.path, self.history_retention, now, wall) {
             Ok((mut db, _)) => {
                 for device in memory.devices.values() {
                     if let Some(at) = device.view.last_reading_at {
@@ -250,8 +284,19 @@ impl Samples {
 }
 
 /// Recent enough to say something about now: what a broker kept for us, or a device sent belatedly, does not.
-fn is_fresh(staged: &Staged, report: &TelemetryReport, silence: Duration) -> bool {
-    staged.at.saturating_add(silence) >= report.received_at
+fn is_fresh(at: Timestamp, report: &TelemetryReport, silence: Duration) -> bool {
+    at.saturating_add(silence) >= report.received_at
+}
+
+/// A reading that cannot be taken is a live sign all the same; one that comes again says nothing new.
+fn heard(report: &TelemetryReport, memory: &mut Memory, now: Instant, wall: Timestamp) {
+    let Some(device) = memory.devices.get_mut(&report.device_id) else { return };
+    let at = report.device_time.unwrap_or(report.received_at);
+    if !report.redelivered && is_fresh(at, report, device.observer.silence()) {
+        device.observer.reported(now);
+        device.seen(report.received_at);
+        memory.signals.states |= device.refresh(wall);
+    }
 }
 
 /// Lets the device show a committed sample. Answers whether its status changed.
@@ -264,7 +309,7 @@ fn show(sample: &Waiting, memory: &mut Memory, wall: Timestamp) -> bool {
     memory.counted.telemetry_committed += 1;
     let Some(device) = memory.devices.get_mut(&report.device_id) else { return false };
     let newest = staged.is_newest && device.view.last_reading_at.is_none_or(|last| last < staged.at);
-    let fresh = is_fresh(staged, report, device.observer.silence());
+    let fresh = is_fresh(staged.at, report, device.observer.silence());
     if newest {
         device.measured(&report.readings, staged.at);
         if fresh {

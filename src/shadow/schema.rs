@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::terms::StoreError;
 
@@ -29,6 +29,10 @@ const LOG_BYTES_KEPT: i64 = 8 * 1024 * 1024;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept; more than this room has.
 const STATEMENTS_KEPT: usize = 64;
+
+/// The file says which commands ran: starting without it is a decision for a person.
+const DAMAGED: &str = "the file is damaged; bring back a copy of it, or move it aside and floorgate starts with an \
+    empty one, which no longer knows which commands have run";
 
 /// Every change to the schema since the first, oldest first. Never edit one that was released; append.
 const MIGRATIONS: &[&str] = &["
@@ -128,17 +132,19 @@ pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let cannot = |cause: rusqlite::Error| StoreError::Open {
         path: path.display().to_string(),
+        hint: hint(&cause),
         cause: cause.to_string(),
-        hint: "the file must be a database of floorgate and writable for the user floorgate runs as",
     };
     let mut connection = Connection::open(path).map_err(cannot)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    prepare(&connection).map_err(cannot)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(cannot)?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(cannot)?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(StoreError::Newer { path: path.display().to_string(), found, known });
     }
+    // Only now: some of these write to the file.
+    prepare(&connection).map_err(cannot)?;
     let done = usize::try_from(found).unwrap_or(0);
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(done) {
         let transaction = connection.transaction().map_err(cannot)?;
@@ -149,10 +155,25 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// The file opened, but what stands in it cannot be read.
+pub(super) fn unreadable(path: &Path, cause: &StoreError) -> StoreError {
+    StoreError::Open { path: path.display().to_string(), cause: cause.to_string(), hint: DAMAGED }
+}
+
+fn hint(cause: &rusqlite::Error) -> &'static str {
+    match cause.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => DAMAGED,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program holds it; end that first",
+        Some(ErrorCode::DiskFull) => "free some space on its disk",
+        _ => "the file must be a database of floorgate and writable for the user floorgate runs as",
+    }
+}
+
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    // Only has an effect before the first table, so it comes first.
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // Only has an effect before the first table; later it would write to a file that may be damaged.
+    if connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))? == 0 {
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

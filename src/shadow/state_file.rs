@@ -1,7 +1,7 @@
 //! `state.db` as the writer uses it: one transaction at a time, opened when something wants a turn, and opened anew
 //! after a failure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -28,17 +28,17 @@ impl StateFile {
         Self { path, connection: Some(connection), broken_at: None, changes_at_begin: None }
     }
 
-    /// The connection with a transaction open on it; `real` is the writer's own clock.
-    pub(super) fn begin(&mut self, real: Instant) -> Result<&Connection, StoreError> {
+    /// The connection with a transaction open on it; `now` is the senders' clock, on which the waiting runs.
+    pub(super) fn begin(&mut self, now: Instant) -> Result<&Connection, StoreError> {
         if self.connection.is_none() {
-            self.reopen(real)?;
+            self.reopen(now)?;
         }
         if self.changes_at_begin.is_none()
             && let Some(connection) = &self.connection
         {
             match connection.execute_batch("BEGIN") {
                 Ok(()) => self.changes_at_begin = Some(connection.total_changes()),
-                Err(cause) => return Err(self.broke(io("begin a transaction")(cause), real)),
+                Err(cause) => return Err(self.broke(io("begin a transaction")(cause), now)),
             }
         }
         self.connection.as_ref().ok_or(StoreError::Closed)
@@ -61,23 +61,23 @@ impl StateFile {
     }
 
     /// Commits; on an error nothing of the transaction is there any more.
-    pub(super) fn commit(&mut self, real: Instant) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self, now: Instant) -> Result<(), StoreError> {
         let Some(connection) = &self.connection else { return Err(StoreError::Closed) };
         match connection.execute_batch("COMMIT") {
             Ok(()) => {
                 self.changes_at_begin = None;
                 Ok(())
             }
-            Err(cause) => Err(self.broke(io("commit")(cause), real)),
+            Err(cause) => Err(self.broke(io("commit")(cause), now)),
         }
     }
 
     /// Gives the transaction and the connection up; the next request tries a new one.
-    pub(super) fn broke(&mut self, cause: StoreError, real: Instant) -> StoreError {
+    pub(super) fn broke(&mut self, cause: StoreError, now: Instant) -> StoreError {
         // Closing a connection rolls back what it had begun.
         self.connection = None;
         self.changes_at_begin = None;
-        self.broken_at = Some((real, cause.clone()));
+        self.broken_at = Some((now, cause.clone()));
         cause
     }
 
@@ -89,9 +89,25 @@ impl StateFile {
         connection.close().map_err(|(_, cause)| cannot(cause))
     }
 
-    fn reopen(&mut self, real: Instant) -> Result<(), StoreError> {
+    /// Does something that needs no transaction to be open; nothing while one is, or while the file is away.
+    pub(super) fn between<T: Default>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        match &self.connection {
+            Some(connection) if !self.is_open() => work(connection).map_err(io(doing)),
+            _ => Ok(T::default()),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn reopen(&mut self, now: Instant) -> Result<(), StoreError> {
         if let Some((at, cause)) = &self.broken_at
-            && real.saturating_duration_since(*at) < REOPEN_WAIT
+            && now.saturating_duration_since(*at) < REOPEN_WAIT
         {
             return Err(cause.clone());
         }
@@ -101,7 +117,7 @@ impl StateFile {
                 self.broken_at = None;
                 Ok(())
             }
-            Err(cause) => Err(self.broke(cause, real)),
+            Err(cause) => Err(self.broke(cause, now)),
         }
     }
 }

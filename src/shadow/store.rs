@@ -327,5 +327,4 @@ fn now() -> Instant {
 }
 
 #[cfg(test)]
-#[path = "store_tests.rs"]
 mod tests;

@@ -88,6 +88,24 @@ pub enum StoreError {
         /// What SQLite says.
         cause: String,
     },
+    /// The quota is used up by readings that the table does not have; this one stays with its sender. Everything but
+    /// telemetry goes on.
+    #[error(
+        "the store's quota of {quota_bytes} bytes is full of readings not yet sent; free it by a connection to \
+             the tables, or raise `[store] quota`"
+    )]
+    Full {
+        /// The quota.
+        quota_bytes: u64,
+    },
+    /// A file's contents cannot be read any more.
+    #[error("`{path}` is damaged: {cause}; move it aside, floorgate makes a new one")]
+    Damaged {
+        /// Which file.
+        path: String,
+        /// What SQLite says.
+        cause: String,
+    },
     /// The writer has stopped.
     #[error("the store is closed")]
     Closed,

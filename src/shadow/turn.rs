@@ -182,6 +182,7 @@ impl Turn<'_> {
             states_waiting: if self.config.announce_tables { states().count() as u64 } else { 0 },
             oldest_waiting_seconds: oldest.map_or(0, |time| self.wall.since(time).as_secs()),
             bytes_on_disk: telemetry.bytes_on_disk + state_bytes,
+            full: self.samples.is_full(),
             ..self.memory.counted
         })
     }

@@ -128,4 +128,6 @@ pub struct StoreStats {
     pub bytes_on_disk: u64,
     /// Messages left unacknowledged because the store could not take them, since start.
     pub store_failures: u64,
+    /// The quota is used up by readings that the table does not have: no more are taken until some are sent.
+    pub full: bool,
 }

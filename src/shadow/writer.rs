@@ -14,25 +14,28 @@
 //! Nothing of the failed transaction is acknowledged; what it changed in memory is put back; the file is opened anew
 //! for the next request, at most once a second. The thread goes on.
 
-use std::collections::BTreeMap;
+mod attach;
+mod room;
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use floorgate_model::{DeviceId, ExecutionStatus};
+use floorgate_model::DeviceId;
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use super::device::{Device, UNSAVED_MAX};
+use self::attach::attach;
+use self::room::Chores;
+use super::device::UNSAVED_MAX;
 use super::request::{Kind, Pace, Request, Work};
-use super::samples::{Newest, Samples};
+use super::samples::Samples;
 use super::state_file::StateFile;
-use super::status::Limits;
-use super::terms::{Attachment, Config, StoreError, Wakeups};
+use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{device_rows, files, journal, schema};
+use super::{device_rows, schema};
 use crate::clock::Clock;
 
 /// Requests in one transaction; more wait for the next.
@@ -41,8 +44,6 @@ const BATCH_MAX: usize = 500;
 const LAZY_WAIT: Duration = Duration::from_secs(1);
 /// What readings changed on the devices is written this often.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
-/// Tidying (journal, quota) comes this often.
-const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Everything the thread owns.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub(super) struct Writer {
     /// The newest time any sender told: the monotonic clock that all rules run on.
     now: Instant,
     flushed_at: Instant,
-    tidied_at: Instant,
+    chores: Chores,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
     /// Given back last.
@@ -77,15 +78,16 @@ impl Writer {
         let lock = schema::own_folder(&config.state_dir)?;
         let path: PathBuf = config.state_dir.join(schema::STATE_FILE);
         let mut connection = schema::open(&path)?;
-        let (mut samples, newest) = Samples::open(&config, now)?;
-        let devices = attach(&mut connection, &config, &clock, &newest, now)?;
+        let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
+        let devices = attach(&mut connection, &config, &clock, &newest, now)
+            .map_err(|cause| schema::unreadable(&path, &cause))?;
         for device in devices.values() {
             if let Some(at) = device.view.last_reading_at {
                 samples.known_newest(device.id(), at);
             }
         }
         let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
-        let (flushed_at, tidied_at, lazy_until) = (now, now, None);
+        let (flushed_at, lazy_until) = (now, None);
         Ok(Self {
             config,
             clock,
@@ -96,7 +98,7 @@ impl Writer {
             floor_changes,
             now,
             flushed_at,
-            tidied_at,
+            chores: Chores::new(now),
             lazy_until,
             _lock: lock,
         })
@@ -161,7 +163,8 @@ impl Writer {
         let mut stepped = if ticks.is_empty() { Ok(()) } else { self.tick() };
         if self.samples.is_due(real) {
             let step = self.samples.commit(&mut self.memory, self.now, self.clock.now());
-            stepped = stepped.and(step);
+            let room = self.keep_room();
+            stepped = stepped.and(step).and(room);
         }
         if self.lazy_until.is_some_and(|until| until <= real) || self.runs_ahead() {
             let step = self.flush();
@@ -177,7 +180,7 @@ impl Writer {
     /// One request's turn inside a savepoint. If SQLite gives up the whole transaction, so do all before it.
     fn give_turn(&mut self, work: &mut dyn Work, done: &mut [Done]) -> Result<(), StoreError> {
         let mark = self.memory.mark();
-        let connection = self.state.begin(Instant::now())?;
+        let connection = self.state.begin(self.now)?;
         let outcome = savepoint(connection, |connection| {
             let (memory, samples, config) = (&mut self.memory, &mut self.samples, &self.config);
             work.run(&mut Turn { connection, memory, samples, config, now: self.now, wall: self.clock.now() })
@@ -212,14 +215,13 @@ impl Writer {
         if !self.state.is_open() {
             return Ok(());
         }
-        let real = Instant::now();
         let changes = self.state.has_changes() || !self.memory.touched.is_empty();
-        let connection = self.state.begin(real)?;
+        let connection = self.state.begin(self.now)?;
         let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
-        self.state.commit(real)?;
+        self.state.commit(self.now)?;
         self.memory.counted.commits += u64::from(changes);
         for id in &touched {
             if let Some(device) = self.memory.devices.get_mut(id) {
@@ -233,7 +235,7 @@ impl Writer {
 
     /// The transaction failed: nothing of it happened, in memory neither, and nobody is told that it did.
     fn gave_up(&mut self, cause: StoreError, done: &mut [Done]) {
-        self.state.broke(cause.clone(), Instant::now());
+        self.state.broke(cause.clone(), self.now);
         self.memory.undo_to(0);
         self.memory.settle();
         self.memory.signals = Signals::default();
@@ -251,7 +253,7 @@ impl Writer {
         self.memory.touched.extend(dirty);
         self.flushed_at = self.now;
         if !self.memory.touched.is_empty() {
-            self.state.begin(Instant::now())?;
+            self.state.begin(self.now)?;
         }
         self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
@@ -273,36 +275,12 @@ impl Writer {
             let step = self.samples.commit(&mut self.memory, now, wall);
             outcome = outcome.and(step);
         }
-        if now.saturating_duration_since(self.tidied_at) >= TIDY_INTERVAL {
-            self.tidied_at = now;
-            let step = self.tidy();
-            outcome = outcome.and(step);
-        }
         if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
             let step = self.flush();
             outcome = outcome.and(step);
         }
-        outcome
-    }
-
-    /// Keeps both files within their bounds.
-    fn tidy(&mut self) -> Result<(), StoreError> {
-        let state_bytes = files::bytes_with_log(&self.config.state_dir.join(schema::STATE_FILE));
-        let rest = self.config.quota_bytes.saturating_sub(state_bytes);
-        let kept = self.samples.keep_within(rest);
-        let wall = self.clock.now();
-        let connection = self.state.begin(Instant::now())?;
-        let pruned = savepoint(connection, |connection| journal::prune(connection, wall));
-        if self.state.lost_transaction() {
-            let cause = pruned.as_ref().err().cloned().unwrap_or(StoreError::Closed);
-            self.gave_up(cause, &mut []);
-        } else if self.state.has_changes() {
-            self.lazy_until.get_or_insert_with(|| Instant::now() + LAZY_WAIT);
-        } else {
-            self.commit()?;
-        }
-        let pruned = pruned.map(drop);
-        kept.and(pruned)
+        let tidied = self.tidy();
+        outcome.and(tidied)
     }
 
     fn signal(&mut self) {
@@ -340,63 +318,4 @@ fn savepoint<T>(
         run("RELEASE turn")?;
     }
     outcome
-}
-
-/// The devices of the configuration, as the file knows them or new, written with their new versions.
-fn attach(
-    connection: &mut Connection,
-    config: &Config,
-    clock: &Clock,
-    newest: &Newest,
-    now: Instant,
-) -> Result<BTreeMap<DeviceId, Device>, StoreError> {
-    let cannot = super::words::io("attach the devices");
-    let transaction = connection.transaction().map_err(&cannot)?;
-    let mut remembered = device_rows::all(&transaction)?;
-    let own = config.gateway_id.as_device();
-    let wall = clock.now();
-    let mut devices = BTreeMap::new();
-    for attachment in &config.devices {
-        let limits = limits(attachment, attachment.device_id != own);
-        let mut device = match remembered.remove(&attachment.device_id) {
-            Some(mut known) => {
-                if let Some((at, readings)) = newest.get(&attachment.device_id)
-                    && known.view.last_reading_at.is_none_or(|last| last < *at)
-                {
-                    known.view.last_reading_at = Some(*at);
-                    known.view.last_readings.clone_from(readings);
-                }
-                Device::resumed(known, attachment, limits, now, wall)
-            }
-            None => Device::new(attachment, limits, now, wall),
-        };
-        let last = journal::newest(&transaction, Some(&attachment.device_id), 1)?.pop();
-        device.view.last_execution = last;
-        device.view.commands_open = journal::count_open(&transaction, &attachment.device_id)?.0;
-        devices.insert(attachment.device_id.clone(), device);
-    }
-    for running in journal::with_status(&transaction, ExecutionStatus::InProgress)? {
-        if let Some(device) = devices.get_mut(&running.record.device_id)
-            && Device::is_reboot(&running.record)
-        {
-            device.observer.reboot(Some(running.record.command_id.as_str()), now);
-        }
-    }
-    for device in devices.values_mut() {
-        // Once, with everything known: a warning or a reboot that goes on has not begun now.
-        device.refresh(wall);
-        device_rows::save(&transaction, device)?;
-        device.saved();
-    }
-    transaction.commit().map_err(&cannot)?;
-    Ok(devices)
-}
-
-fn limits(attachment: &Attachment, behind_floor: bool) -> Limits {
-    Limits {
-        sample_interval: attachment.sample_interval,
-        deadband_percent: attachment.profile.deadband_percent,
-        warning_off_delay: attachment.profile.warning_off_delay,
-        behind_floor,
-    }
 }

@@ -14,7 +14,7 @@ mod file;
 mod iot;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -134,6 +134,16 @@ pub enum CredentialsError {
         /// What is wrong with it.
         cause: String,
     },
+}
+
+/// The access key id of a profile of the shared credentials file, if its keys can be used. Reads the file.
+///
+/// For the configuration, which wants to know at the start; the keys themselves are read when they are needed.
+///
+/// # Errors
+/// [`CredentialsError::File`] if the file cannot be read, or the profile has no keys.
+pub fn shared_access_key(path: &Path, profile: &str) -> Result<String, CredentialsError> {
+    file::read(path, profile).map(|keys| keys.access_key_id)
 }
 
 /// Keys as they were handed out.

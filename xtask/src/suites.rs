@@ -1,5 +1,6 @@
 //! The suites that need more than cargo.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -57,6 +58,9 @@ pub(crate) fn measure() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let floor = servers::mosquitto(folder.path(), "floor")?;
     run(cargo().args(["build", "--release", "--bin", "floorgate"]))?;
+    // The store alone, one figure after the other: each counts what the process writes.
+    let alone = ["measures::", "--nocapture", "--test-threads=1"];
+    run(cargo().args(["test", "--release", "--features", "suites", "--lib", "--"]).args(alone))?;
     run(cargo()
         .args(["test", "--release", "--features", "suites", "--test", "measure", "--", "--nocapture"])
         .env("FLOORGATE_TEST_BINARY", tools::target().join("release/floorgate"))
@@ -68,32 +72,46 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
 
-/// Each payload parser under libFuzzer.
+/// Each payload parser under libFuzzer. An input that breaks one is kept under `fuzz/artifacts`.
 pub(crate) fn fuzz(seconds: u64) -> Result<()> {
     tools::need("g++", "g++")?;
     let folder = tools::root().join("fuzz");
     let built = tools::target().join("fuzz");
-    // A target of its own: the flags must not reach build scripts and macros.
-    let host = "x86_64-unknown-linux-gnu";
+    // Naming the target, even if it is this machine's, keeps the flags from build scripts and macros.
+    let host = tools::host()?;
     run(cargo()
         .current_dir(&folder)
-        .args(["build", "--release", "--target", host])
+        .args(["build", "--release", "--locked", "--target", &host])
         .env("CARGO_TARGET_DIR", &built)
         .env("RUSTFLAGS", COVERAGE))?;
-    let scratch = tempfile::tempdir()?;
     let mut ran = 0;
     for name in ["telemetry", "report", "command"] {
-        let corpus = scratch.path().join(name);
-        std::fs::create_dir_all(&corpus)?;
-        let seeds = folder.join("seeds").join(name);
-        let program = built.join(host).join("release").join(name);
-        let limits = [format!("-max_total_time={seconds}"), "-max_len=20000".into(), "-rss_limit_mb=1024".into()];
         println!("fuzzing {name} for {seconds} s");
-        let mut fuzzer = Command::new(program);
-        fuzzer.current_dir(scratch.path()).args(limits).arg("-print_final_stats=1").arg("-verbosity=0");
-        run(fuzzer.arg(&corpus).arg(&seeds)).with_context(|| format!("fuzz target {name}"))?;
+        let inputs = fuzz_one(&built.join(&host).join("release").join(name), &folder, name, seconds)?;
+        println!("{name}: {inputs} inputs");
         ran += 1;
     }
     println!("{ran} passed, 0 failed");
     Ok(())
+}
+
+/// Runs one target; answers how many inputs it was given.
+fn fuzz_one(program: &Path, folder: &Path, name: &str, seconds: u64) -> Result<u64> {
+    let artifacts = folder.join("artifacts").join(name);
+    std::fs::create_dir_all(&artifacts)?;
+    let corpus = tempfile::tempdir()?;
+    let limits = [format!("-max_total_time={seconds}"), "-max_len=20000".into(), "-rss_limit_mb=1024".into()];
+    let mut fuzzer = Command::new(program);
+    fuzzer.args(limits).args(["-timeout=10", "-print_final_stats=1", "-verbosity=0"]);
+    fuzzer.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    // The first folder takes what is found; the seeds stay as they are.
+    let output = fuzzer.arg(corpus.path()).arg(folder.join("seeds").join(name)).output();
+    let output = output.with_context(|| format!("cannot start {}", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        eprintln!("{said}");
+        bail!("fuzz target {name} ended with {}; its input is in {}", output.status, artifacts.display());
+    }
+    let executed = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    executed.and_then(|number| number.trim().parse().ok()).context("libFuzzer does not say how many inputs it tried")
 }

@@ -37,6 +37,19 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The target this machine's compiler builds for, such as `x86_64-unknown-linux-gnu`.
+///
+/// # Errors
+/// If `rustc` cannot be asked.
+pub(crate) fn host() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    // In the workspace's folder, where the toolchain is pinned.
+    let output = Command::new(rustc).arg("-vV").current_dir(root()).output().context("cannot start rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("`rustc -vV` names no host")
+}
+
 /// Whether a program is on the path.
 pub(crate) fn is_there(program: &str) -> bool {
     let found = |folder: PathBuf| folder.join(program).is_file();

@@ -24,7 +24,7 @@ fn the_documented_example_says_what_the_document_says() {
     let given = json!({"alert_threshold_lpm": "480", "filter": "fast"});
     assert_eq!(
         serde_json::Value::from(config.check("flow_sensor", given.as_object().unwrap()).unwrap()),
-        json!({"alert_threshold_lpm": 480.0, "filter": "fast"})
+        json!({"alert_threshold_lpm": 480, "filter": "fast"})
     );
     let allowed: Vec<_> = tank.commands.keys().copied().collect();
     assert_eq!(allowed, [CommandName::UpdateConfig, CommandName::SetStatus]);

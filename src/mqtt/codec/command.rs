@@ -130,6 +130,7 @@ mod tests {
             (json!({"command": "reboot", "timestamp": t, "dry_run": "true"}), Refusal::MalformedCommand),
             (json!({"command": "reboot", "timestamp": t, "device_id": "OTHER"}), Refusal::DeviceMismatch),
             (json!({"command": "reboot", "timestamp": t, "x": "y".repeat(8_192)}), Refusal::TooLarge),
+            (json!({"command": "reboot", "timestamp": t, "x": [[[[[[[[]]]]]]]]}), Refusal::TooDeep),
         ] {
             assert_eq!(command(&value).unwrap_err().reason, reason, "{value}");
         }

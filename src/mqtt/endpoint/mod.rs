@@ -142,7 +142,7 @@ pub enum BindError {
     #[error("cannot listen on {0}: the port is in use; is another MQTT broker or floorgate running?")]
     Busy(SocketAddr),
     /// It cannot be listened there for another reason.
-    #[error("cannot listen on {listen}: {cause}")]
+    #[error("cannot listen on {listen}: {cause}; give an address of this machine and a port its user may take")]
     Listen {
         /// Where.
         listen: SocketAddr,

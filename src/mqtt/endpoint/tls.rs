@@ -63,7 +63,13 @@ pub(super) fn acceptor(files: &EndpointTls) -> Result<TlsAcceptor, TlsError> {
             builder.with_client_cert_verifier(verifier.map_err(|error| wrong(path, error))?)
         }
     };
-    let config = builder.with_single_cert(chain, key).map_err(|error| wrong(&files.key, error))?;
+    let config = builder.with_single_cert(chain, key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => wrong(
+            &files.key,
+            format!("it is not the key of `{}`; give the pair that belongs together", files.cert.display()),
+        ),
+        other => wrong(&files.key, other),
+    })?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

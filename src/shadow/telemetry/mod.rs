@@ -7,7 +7,8 @@
 //! * A commit that fails leaves nothing behind, neither in the file nor in memory: not the sample, not the memory of
 //!   having seen it, not its time. Its sender sends it again and it is taken as if for the first time.
 //! * A closed block never changes. Its key (device, time of its first sample) is its own among all blocks kept here.
-//! * A report equal to one of the last 256 of its device is folded, also after a restart ([`dedup`]).
+//! * A report equal to one of the last 256 of its device is folded ([`dedup`]); after a restart, as far as their
+//!   blocks are still kept: sent ones are shed beyond 256 a device, and sooner if the quota asks for it.
 //! * At 20 messages a second of 50 devices and a commit a second, the block device gets at most 600 bytes a message;
 //!   72 hours of that wait in at most 100 MB. Tests hold both figures.
 //!
@@ -28,14 +29,16 @@
 //! # What it does not do
 //!
 //! It owns no thread and no clock; the writer calls it, one call at a time. It never drops a sample that the table does
-//! not have, even beyond the quota: there the writer stops taking.
+//! not have, even beyond the quota: there the writer stops taking ([`StoreError::Full`]).
 
+mod aside;
 mod body;
 mod bytes;
 mod commit;
 mod dedup;
 mod open_block;
 mod replay;
+mod room;
 mod rows;
 mod samples;
 mod schema;
@@ -47,7 +50,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -58,6 +61,7 @@ use self::open_block::OpenBlock;
 use self::rows::Tally;
 use self::segment::{Packer, Tail};
 use self::track::Track;
+use super::files;
 use super::store::{StoreError, Taken};
 
 /// How long a block stays open, by the monotonic clock.
@@ -124,12 +128,24 @@ pub(crate) struct TelemetryDb {
 
 impl TelemetryDb {
     /// Opens or makes the file, migrates, replays. Also answers the newest sample of every device found in it.
+    /// Answers [`StoreError::Damaged`] if it is there but cannot be read.
+    #[cfg(test)]
     pub(crate) fn open(
         path: &Path,
         history_retention: Duration,
         now: Instant,
     ) -> Result<(Self, replay::Newest), StoreError> {
         replay::open(path, history_retention, now)
+    }
+
+    /// As [`Self::open`], but a damaged file is moved aside under a name with the date `wall`, and an empty one begun.
+    pub(crate) fn open_or_replace(
+        path: &Path,
+        history_retention: Duration,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Result<(Self, replay::Newest), StoreError> {
+        aside::open_or_replace(path, history_retention, now, wall)
     }
 
     /// Tells the newest time known of a device from elsewhere (`state.db`), so that time never moves back.
@@ -150,45 +166,39 @@ impl TelemetryDb {
         self.unwritten().any(|block| now.saturating_duration_since(block.opened) >= BLOCK_AGE_MAX)
     }
 
-    /// Figures; cheap enough to ask for after every commit.
-    pub(crate) fn stats(&self) -> Result<TelemetryStats, StoreError> {
+    /// Figures, as if the blocks in `confirmed` were marked as sent; cheap enough to ask for after every commit.
+    pub(crate) fn stats(&self, confirmed: &BTreeSet<i64>) -> Result<TelemetryStats, StoreError> {
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        let waiting = if self.tally.blocks_waiting == 0 {
-            None
-        } else {
-            rows::oldest_waiting(&self.conn).map_err(io("find the oldest block"))?
-        };
+        let doing = io("find the oldest block");
+        let (mut blocks, mut samples) = (self.tally.blocks_waiting, self.tally.samples_waiting);
+        for id in confirmed {
+            if let Some(confirmed) = rows::samples_if_waiting(&self.conn, *id).map_err(&doing)? {
+                blocks -= 1;
+                samples -= confirmed;
+            }
+        }
+        let waiting = if blocks > 0 { rows::oldest_waiting(&self.conn, confirmed).map_err(&doing)? } else { None };
         let open = self.unwritten().map(OpenBlock::first).min();
         Ok(TelemetryStats {
             samples_open: self.unwritten().map(|block| block.samples().len() as u64).sum(),
-            blocks_waiting: count(self.tally.blocks_waiting),
-            samples_waiting: count(self.tally.samples_waiting),
+            blocks_waiting: count(blocks),
+            samples_waiting: count(samples),
             blocks_parked: count(self.tally.blocks_parked),
             oldest: waiting.into_iter().chain(open).min().map(Timestamp::from_millis),
             bytes_on_disk: self.bytes_on_disk(),
         })
     }
 
-    /// Commits, checkpoints and closes.
+    /// Commits, empties the log and closes.
     pub(crate) fn close(mut self, now: Instant) -> Result<(), StoreError> {
         self.commit(now)?;
-        self.checkpoint()?;
+        self.empty_log()?;
         self.conn.close().map_err(|(_, cause)| io("close telemetry.db")(cause))
-    }
-
-    /// Copies the log into the file and empties it.
-    fn checkpoint(&self) -> Result<(), StoreError> {
-        self.conn
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            .map_err(io("copy the log into telemetry.db"))
     }
 
     /// The file and its log.
     fn bytes_on_disk(&self) -> u64 {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
-        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        size(&self.path) + size(Path::new(&log))
+        files::bytes_with_log(&self.path)
     }
 
     /// Every block that is not yet a row: closed or open.

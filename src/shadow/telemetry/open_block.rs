@@ -60,6 +60,7 @@ impl OpenBlock {
     }
 
     /// Bytes of the item it would make now.
+    #[cfg(test)]
     pub(super) fn item_bytes(&self) -> usize {
         self.item_bytes
     }

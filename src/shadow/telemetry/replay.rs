@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use floorgate_model::{DeviceId, Readings, Timestamp};
+use rusqlite::Connection;
 
 use super::samples::Sample;
 use super::segment::{self, Entry, Packer, Tail};
 use super::track::{Track, asked};
-use super::{ClosedBlock, TelemetryDb, body, io, rows, schema};
+use super::{ClosedBlock, TelemetryDb, body, rows, schema};
 use crate::shadow::store::StoreError;
 
 /// The newest sample of each device.
@@ -21,7 +22,16 @@ pub(super) fn open(
     now: Instant,
 ) -> Result<(TelemetryDb, Newest), StoreError> {
     let conn = schema::open(path)?;
-    let tally = rows::tally(&conn).map_err(io("read the tally of telemetry.db"))?;
+    read(conn, path, history_retention, now).map_err(|cause| schema::fault(path, &cause))
+}
+
+fn read(
+    conn: Connection,
+    path: &Path,
+    history_retention: Duration,
+    now: Instant,
+) -> rusqlite::Result<(TelemetryDb, Newest)> {
+    let tally = rows::tally(&conn)?;
     let mut db = TelemetryDb {
         conn,
         path: path.to_owned(),
@@ -44,8 +54,8 @@ pub(super) fn open(
 }
 
 impl TelemetryDb {
-    fn replay_devices(&mut self) -> Result<(), StoreError> {
-        for row in rows::devices(&self.conn).map_err(io("read the devices of telemetry.db"))? {
+    fn replay_devices(&mut self) -> rusqlite::Result<()> {
+        for row in rows::devices(&self.conn)? {
             // A name that is no id was damaged; its blocks cannot be sent, its row number stays used.
             let Ok(device) = DeviceId::new(&row.name) else { continue };
             self.names.insert(row.row, device.clone());
@@ -63,8 +73,8 @@ impl TelemetryDb {
     }
 
     /// Places every sample of the journal where it was placed first. What is damaged is left out.
-    fn replay_journal(&mut self, now: Instant) -> Result<(), StoreError> {
-        let pages = rows::pages(&self.conn, self.tally.epoch).map_err(io("read the journal of telemetry.db"))?;
+    fn replay_journal(&mut self, now: Instant) -> rusqlite::Result<()> {
+        let pages = rows::pages(&self.conn, self.tally.epoch)?;
         for (page, page_body) in pages {
             let (segments, used) = segment::segments(&page_body);
             for entry in segments.into_iter().filter_map(segment::unpack).flatten() {
@@ -85,7 +95,7 @@ impl TelemetryDb {
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
     }
 
-    fn newest_samples(&self) -> Result<Newest, StoreError> {
+    fn newest_samples(&self) -> rusqlite::Result<Newest> {
         let mut newest = Newest::new();
         for (device, track) in &self.tracks {
             if let Some(sample) = self.newest_sample(device, track)? {
@@ -95,13 +105,13 @@ impl TelemetryDb {
         Ok(newest)
     }
 
-    fn newest_sample(&self, device: &DeviceId, track: &Track) -> Result<Option<Sample>, StoreError> {
+    fn newest_sample(&self, device: &DeviceId, track: &Track) -> rusqlite::Result<Option<Sample>> {
         let closed = self.closed.iter().rev().filter(|closed| closed.device == *device).map(|closed| &closed.block);
         if let Some(block) = track.live.block.iter().chain(closed.filter(|block| !block.late)).next() {
             return Ok(block.samples().newest());
         }
         let Some(id) = track.last_live else { return Ok(None) };
-        let row = rows::block(&self.conn, id).map_err(io("read the newest block of a device"))?;
+        let row = rows::block(&self.conn, id)?;
         let row = row.filter(|row| row.device == track.row);
         Ok(row.and_then(|row| body::decode(row.first, &row.body)?.0.newest()))
     }

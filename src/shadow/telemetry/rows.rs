@@ -1,5 +1,7 @@
 //! The SQL: one function a statement, rows in and out.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// Figures that would be too dear to count: kept beside what they count, changed in the same transaction.
@@ -151,9 +153,22 @@ pub(super) fn waiting(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<B
     conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
 }
 
-pub(super) fn oldest_waiting(conn: &Connection) -> rusqlite::Result<Option<i64>> {
-    let sql = "SELECT first FROM block WHERE sent = 0 ORDER BY first LIMIT 1";
-    conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()
+/// When the oldest block begins that waits and is not among `besides`.
+pub(super) fn oldest_waiting(conn: &Connection, besides: &BTreeSet<i64>) -> rusqlite::Result<Option<i64>> {
+    let mut statement = conn.prepare_cached("SELECT id, first FROM block WHERE sent = 0 ORDER BY first, id")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if !besides.contains(&row.get(0)?) {
+            return row.get(1).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// The samples of a block, if it waits.
+pub(super) fn samples_if_waiting(conn: &Connection, id: i64) -> rusqlite::Result<Option<i64>> {
+    let sql = "SELECT samples FROM block WHERE id = ?1 AND sent = 0";
+    conn.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
 }
 
 /// Answers the samples of the block, if it was waiting.

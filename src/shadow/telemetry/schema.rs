@@ -67,19 +67,17 @@ const MIGRATIONS: &[&str] = &["
 
 /// Opens or makes the file and brings it to the newest schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let failed = |cause: rusqlite::Error| StoreError::Open {
-        path: path.display().to_string(),
-        hint: hint(&cause),
-        cause: cause.to_string(),
-    };
+    let failed = |cause: rusqlite::Error| fault(path, &cause);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
-    configure(&conn).map_err(failed)?;
+    conn.busy_timeout(BUSY_MAX).map_err(failed)?;
     let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     if found > known {
         return Err(StoreError::Newer { path: path.display().to_string(), found, known });
     }
+    // Only now: some of these write to the file.
+    configure(&conn).map_err(failed)?;
     for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
         let step = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT;");
         conn.execute_batch(&step).map_err(failed)?;
@@ -88,10 +86,11 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn configure(conn: &Connection) -> rusqlite::Result<()> {
-    conn.busy_timeout(BUSY_MAX)?;
-    // Both only take effect in a file without tables.
-    conn.pragma_update(None, "page_size", 4_096)?;
-    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // Both only take effect in a file without tables; in another one the second would be a write.
+    if conn.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))? == 0 {
+        conn.pragma_update(None, "page_size", 4_096)?;
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_KEPT, |_| Ok(()))?;
@@ -101,16 +100,28 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn hint(cause: &rusqlite::Error) -> &'static str {
-    match cause.sqlite_error_code() {
+/// Why the file cannot be opened: its disk or folder, or what stands in it.
+pub(super) fn fault(path: &Path, cause: &rusqlite::Error) -> StoreError {
+    let (path, text) = (path.display().to_string(), cause.to_string());
+    match hint(cause) {
+        Some(hint) => StoreError::Open { path, cause: text, hint },
+        None => StoreError::Damaged { path, cause: text },
+    }
+}
+
+/// What to do, if the fault is not in the file.
+fn hint(cause: &rusqlite::Error) -> Option<&'static str> {
+    let hint = match cause.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "is another floorgate running?",
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
             "check that its folder exists and that floorgate may write there"
         }
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            "the file is damaged; move it aside and a new one is made, only history not yet sent is lost"
-        }
         Some(ErrorCode::DiskFull) => "free some space on its disk",
-        _ => "check its disk and folder",
-    }
+        Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::FileLockingProtocolFailed) => {
+            "check its disk"
+        }
+        // Not a database, malformed, a table or column that is not there, a value of a wrong kind.
+        _ => return None,
+    };
+    Some(hint)
 }

@@ -1,15 +1,15 @@
 //! The promises that are numbers.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use floorgate_model::Reading;
 
 use super::{Bench, at, device};
 use crate::shadow::report::TelemetryReport;
 
-const DEVICES: usize = 50;
-const PER_SECOND: usize = 20;
+pub(super) const DEVICES: usize = 50;
+pub(super) const PER_SECOND: usize = 20;
 /// The log: its header, then frames, each a page and a header.
 const LOG_HEADER_BYTES: usize = 32;
 const FRAME_BYTES: usize = 4_096 + 24;
@@ -17,17 +17,17 @@ const FRAME_BYTES: usize = 4_096 + 24;
 const DISK_BLOCK: usize = 4_096;
 
 /// Pressure and temperature as they walk, with one decimal; device times with some jitter.
-struct Floor {
+pub(super) struct Floor {
     random: fastrand::Rng,
     values: Vec<(i32, i32)>,
 }
 
 impl Floor {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { random: fastrand::Rng::with_seed(2), values: vec![(1_427, 382); DEVICES] }
     }
 
-    fn report(&mut self, number: usize) -> TelemetryReport {
+    pub(super) fn report(&mut self, number: usize) -> TelemetryReport {
         let which = number % DEVICES;
         let (pressure, temperature) = &mut self.values[which];
         *pressure += self.random.i32(-9..=9);
@@ -54,11 +54,11 @@ impl Floor {
 /// Counts what goes to the block device, from the log itself: a commit costs every disk block that its frames touch, a
 /// checkpoint every page that it copies.
 #[derive(Default)]
-struct Meter {
+pub(super) struct Meter {
     frames: usize,
     copied: usize,
-    log_bytes: usize,
-    checkpoint_bytes: usize,
+    pub(super) log_bytes: usize,
+    pub(super) checkpoint_bytes: usize,
 }
 
 impl Meter {
@@ -82,7 +82,7 @@ impl Meter {
 
 /// `seconds` of 20 messages each from 50 devices, a commit a second; what is closed is confirmed as the table takes it,
 /// 25 at a time.
-fn live(bench: &mut Bench, seconds: usize, meter: &mut Meter) {
+pub(super) fn live(bench: &mut Bench, seconds: usize, meter: &mut Meter) {
     let mut floor = Floor::new();
     for second in 0..seconds {
         for number in 0..PER_SECOND {
@@ -91,8 +91,9 @@ fn live(bench: &mut Bench, seconds: usize, meter: &mut Meter) {
         bench.pass(Duration::from_secs(1));
         bench.commit();
         meter.read(bench);
-        let ids: Vec<i64> = bench.db().peek_blocks(25).unwrap().iter().map(|block| block.id).collect();
+        let ids = bench.db().peek_blocks(25).unwrap().iter().map(|block| block.id).collect();
         bench.db().confirm_blocks(&ids).unwrap();
+        bench.db().shrink_some().unwrap();
     }
 }
 
@@ -142,43 +143,10 @@ fn three_days_without_the_table_fit_into_a_hundred_megabytes() {
             bench.close_blocks();
         }
     }
-    bench.db().checkpoint().unwrap();
-    let bytes = bench.db().stats().unwrap().bytes_on_disk;
+    bench.db().empty_log().unwrap();
+    let bytes = bench.stats().bytes_on_disk;
     let samples = u64::try_from(seconds * PER_SECOND).unwrap();
     let three_days = bytes * (72 * 3_600) / u64::try_from(seconds).unwrap();
     println!("{bytes} B for {samples} samples: {} a thousand, {three_days} in three days", bytes * 1_000 / samples);
     assert!(three_days <= 100_000_000, "{three_days}");
-}
-
-#[test]
-#[ignore = "writes 512 MiB; run it by name for the figure, in release for the real one"]
-fn a_full_file_opens_at_once() {
-    let mut bench = Bench::new();
-    live(&mut bench, 1_200, &mut Meter::default());
-    // The same twenty minutes of blocks again and again, all still waiting.
-    let mut copies = 1_i64;
-    while bench.db().stats().unwrap().bytes_on_disk < 512 * 1024 * 1024 {
-        let shift = format!(
-            "INSERT INTO block SELECT id + {copies} * 10000, device, first - {copies} * 1200000, 0, previous, samples, body
-             FROM block WHERE id < {copies} * 10000"
-        );
-        bench.db().conn.execute_batch(&shift).unwrap();
-        bench.db().checkpoint().unwrap();
-        copies *= 2;
-    }
-    let started = Instant::now();
-    bench.reopen();
-    let opened = started.elapsed();
-    let mut floor = Floor::new();
-    let started = Instant::now();
-    for number in 0..DEVICES {
-        bench.stage(&floor.report(1_200 * PER_SECOND + number));
-    }
-    let staged = started.elapsed();
-    let started = Instant::now();
-    let peeked = bench.db().peek_blocks(25).unwrap().len();
-    let stats = bench.db().stats().unwrap();
-    println!("opened in {opened:?}; first report of each of {DEVICES} devices in {staged:?}");
-    println!("{peeked} blocks and the figures in {:?}; {stats:?}", started.elapsed());
-    assert!(opened < Duration::from_millis(100), "{opened:?}");
 }

@@ -166,7 +166,7 @@ fn a_duplicate_is_folded_wherever_the_first_one_is_kept() {
     bench.reopen();
     fold_all(&mut bench, "in closed blocks");
     let ids: Vec<i64> = bench.blocks().iter().map(|block| block.id).collect();
-    bench.db().confirm_blocks(&ids[1..]).unwrap();
+    bench.db().confirm_blocks(&ids[1..].iter().copied().collect()).unwrap();
     bench.db().park_block(ids[0], "refused").unwrap();
     bench.reopen();
     fold_all(&mut bench, "sent and parked");
@@ -215,7 +215,7 @@ fn a_failed_commit_leaves_nothing_behind_and_the_same_reports_are_taken_again() 
     let now = bench.now;
     assert!(matches!(bench.db().commit(now), Err(StoreError::Io { .. })));
     assert_eq!(bench.db().staged(), 0);
-    assert_eq!(bench.db().stats().unwrap().samples_open, 1);
+    assert_eq!(bench.stats().samples_open, 1);
     drop(other);
     let second = [bench.stage(&report(1_000, 2.0)), bench.stage(&report(200_000, 3.0)), bench.stage(&report(500, 4.0))];
     assert_eq!(first, second);
@@ -279,23 +279,23 @@ fn figures_follow_a_sample_from_the_journal_to_the_table() {
     let mut bench = Bench::new();
     bench.stage(&report(0, 1.0));
     bench.commit();
-    let open = bench.db().stats().unwrap();
+    let open = bench.stats();
     assert_eq!((open.samples_open, open.blocks_waiting, open.oldest), (1, 0, Some(at(0))));
     bench.close_blocks();
     bench.stage(&report(60_000, 1.0));
     bench.close_blocks();
     for _ in 0..2 {
-        let waiting = bench.db().stats().unwrap();
+        let waiting = bench.stats();
         assert_eq!((waiting.samples_open, waiting.blocks_waiting, waiting.samples_waiting), (0, 2, 2));
         assert_eq!(waiting.oldest, Some(at(0)));
         bench.reopen();
     }
     let ids: Vec<i64> = bench.blocks().iter().map(|block| block.id).collect();
-    bench.db().confirm_blocks(&[ids[0], ids[0], 4_711]).unwrap();
+    bench.db().confirm_blocks(&[ids[0], 4_711].into()).unwrap();
     bench.db().park_block(ids[1], "refused").unwrap();
     bench.db().park_block(ids[1], "refused").unwrap();
     for _ in 0..2 {
-        let done = bench.db().stats().unwrap();
+        let done = bench.stats();
         assert_eq!((done.blocks_waiting, done.samples_waiting, done.blocks_parked, done.oldest), (0, 0, 1, None));
         assert!(bench.blocks().is_empty());
         bench.reopen();
@@ -312,7 +312,7 @@ fn the_thousand_and_first_parked_block_drops_the_oldest() {
     for block in bench.blocks() {
         bench.db().park_block(block.id, "ValidationException").unwrap();
     }
-    assert_eq!(bench.db().stats().unwrap().blocks_parked, 1_000);
+    assert_eq!(bench.stats().blocks_parked, 1_000);
     let (kept, oldest): (i64, i64) = bench
         .db()
         .conn
@@ -334,11 +334,11 @@ fn shedding_drops_sent_blocks_oldest_first_and_never_one_that_waits() {
     }
     let blocks = bench.blocks();
     let sent: Vec<i64> = blocks.iter().take(3_000).map(|block| block.id).collect();
-    bench.db().confirm_blocks(&sent).unwrap();
-    let full = bench.db().stats().unwrap().bytes_on_disk;
+    bench.db().confirm_blocks(&sent.iter().copied().collect()).unwrap();
+    let full = bench.stats().bytes_on_disk;
     let quota = full / 2;
     bench.db().keep_within(quota).unwrap();
-    assert!(bench.db().stats().unwrap().bytes_on_disk <= quota);
+    assert!(bench.stats().bytes_on_disk <= quota);
     let kept: Vec<i64> = bench
         .db()
         .conn
@@ -402,5 +402,5 @@ fn a_damaged_segment_costs_its_own_samples_alone() {
     body[second + 1] = 0x7f;
     bench.db().conn.execute("UPDATE segment SET body = ?1", [body]).unwrap();
     bench.reopen();
-    assert_eq!(bench.db().stats().unwrap().samples_open, 2);
+    assert_eq!(bench.stats().samples_open, 2);
 }

@@ -2,16 +2,19 @@
 
 mod figures;
 mod lifecycle;
+#[cfg(feature = "suites")]
+mod measures;
 mod model;
 mod packing;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use floorgate_model::{DeviceId, Reading, Readings, Timestamp};
 use tempfile::TempDir;
 
-use super::{Staged, TelemetryDb};
+use super::{Staged, TelemetryDb, TelemetryStats};
 use crate::shadow::report::TelemetryReport;
 use crate::shadow::view::HistoryBlock;
 
@@ -96,6 +99,10 @@ impl Bench {
     fn close_blocks(&mut self) -> usize {
         self.pass(super::BLOCK_AGE_MAX);
         self.commit()
+    }
+
+    fn stats(&mut self) -> TelemetryStats {
+        self.db().stats(&BTreeSet::new()).unwrap()
     }
 
     fn blocks(&mut self) -> Vec<HistoryBlock> {

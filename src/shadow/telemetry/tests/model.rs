@@ -161,7 +161,7 @@ fn live(steps: Vec<Step>) {
             }
             Step::Confirm { blocks } => {
                 let sent = bench.db().peek_blocks(blocks).unwrap();
-                let ids: Vec<i64> = sent.iter().map(|block| block.id).collect();
+                let ids = sent.iter().map(|block| block.id).collect();
                 bench.db().confirm_blocks(&ids).unwrap();
                 model.look(&sent);
                 model.gone.extend(sent.iter().flat_map(samples));
@@ -208,7 +208,7 @@ fn forget(
 fn check(bench: &mut Bench, model: &mut Model) {
     let blocks = bench.blocks();
     model.look(&blocks);
-    let stats = bench.db().stats().unwrap();
+    let stats = bench.stats();
     let waiting: usize = blocks.iter().map(|block| block.offsets_ms.len()).sum();
     assert_eq!((stats.blocks_waiting, stats.samples_waiting), (blocks.len() as u64, waiting as u64));
     let known = model.committed.len() + model.staged.len();

@@ -1,3 +1,11 @@
+mod effects;
+mod failures;
+mod figures;
+#[cfg(feature = "suites")]
+mod measures;
+mod readings;
+mod room;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -336,95 +344,4 @@ async fn silence_shows_at_the_next_tick_and_its_return_wakes_the_sync() {
     assert_eq!(urgent[0].view.status_reason.as_deref(), Some("silent for 15 s"));
     take(&store, state("A", true)).await;
     assert_eq!(store.device(&id("A")).await.unwrap().unwrap().status, DeviceStatus::Online);
-}
-
-/// Prints figures; run it with `--ignored --nocapture`.
-#[tokio::test]
-#[ignore = "measures"]
-async fn ingest_rate_of_one_submitter_200_deep() {
-    let folder = tempfile::tempdir().unwrap();
-    let store =
-        Store::open(Config { commit_interval: Duration::from_secs(1), ..config(folder.path()) }, clock()).unwrap();
-    let (begun, total) = (Instant::now(), 100_000);
-    let mut receipts = std::collections::VecDeque::new();
-    for n in 0..total {
-        receipts.push_back(store.submit(sample(if n % 2 == 0 { "A" } else { "B" }, n, 140.0)).await.unwrap());
-        if receipts.len() >= 200 {
-            receipts.pop_front().unwrap().await.unwrap().unwrap();
-        }
-    }
-    for receipt in receipts {
-        receipt.await.unwrap().unwrap();
-    }
-    println!("{:.0} messages a second", f64::from(i32::try_from(total).unwrap()) / begun.elapsed().as_secs_f64());
-}
-
-fn bytes_written() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/io").unwrap();
-    text.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
-}
-
-/// Prints figures; run it alone, with `--ignored --nocapture`, on a real file system.
-#[tokio::test(start_paused = true)]
-#[ignore = "measures"]
-async fn bytes_a_message_at_20_a_second_of_50_devices() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = config(folder.path());
-    let model = config.devices[0].clone();
-    config.devices = (0..50).map(|n| Attachment { device_id: id(&format!("D{n}")), ..model.clone() }).collect();
-    let clock = clock();
-    let store = Store::open(config, clock.clone()).unwrap();
-    let (before, seconds) = (bytes_written(), 1_800);
-    for second in 0..seconds {
-        tokio::time::advance(Duration::from_secs(1)).await;
-        clock.put(Timestamp::from_millis(T0 + second * 1_000));
-        let mut receipts = Vec::new();
-        for n in 0..20 {
-            let device = format!("D{}", (second * 20 + n) % 50);
-            let FloorReport::Telemetry(mut report) =
-                sample(&device, second * 1_000 + n * 50, 140.0 + f64::from(i32::try_from(n % 7).unwrap()) / 10.0)
-            else {
-                return;
-            };
-            report.received_at = clock.now();
-            receipts.push(store.submit(FloorReport::Telemetry(report)).await.unwrap());
-        }
-        for receipt in receipts {
-            receipt.await.unwrap().unwrap();
-        }
-        store.tick().await.unwrap();
-        if second % 5 == 0 {
-            let blocks = store.peek_blocks(100).await.unwrap();
-            store.confirm_blocks(blocks.iter().map(|block| block.id).collect()).await.unwrap();
-        }
-        if second % 10 == 0 {
-            for state in store.peek_states(false, 100).await.unwrap() {
-                store.confirm_state(&state.view.device_id, state.view.version).await.unwrap();
-            }
-        }
-    }
-    let stats = store.stats().await.unwrap();
-    store.close().await.unwrap();
-    println!("{} bytes a message; {stats:?}", (bytes_written() - before) / (u64::try_from(seconds).unwrap() * 20));
-}
-
-#[tokio::test]
-async fn while_the_state_file_cannot_be_written_nothing_is_acknowledged_and_then_it_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
-    let file = folder.path().join("state.db");
-    let other = rusqlite::Connection::open(&file).unwrap();
-    other.execute_batch("CREATE TRIGGER t BEFORE INSERT ON execution BEGIN SELECT raise(ROLLBACK, 'no'); END").unwrap();
-    assert!(matches!(store.journal(command("A", "reboot", "c1")).await, Err(StoreError::Io { .. })));
-    assert_eq!(store.device(&id("A")).await.unwrap_or(None).map_or(0, |view| view.commands_open), 0);
-    other.execute_batch("DROP TRIGGER t").unwrap();
-    drop(other);
-    loop {
-        // Refused for up to a second after a failure; each refusal says so.
-        match store.journal(command("A", "reboot", "c1")).await {
-            Ok(journalled) => break assert!(matches!(journalled, Journalled::New(_))),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-    assert!(store.stats().await.unwrap().store_failures > 0);
 }

@@ -1,0 +1,136 @@
+//! Keeping both files small: the journal is pruned, sent blocks are shed, free pages given back, logs cut, and beyond
+//! the quota no more readings are taken.
+//!
+//! Every tick does one small step at most, so that nothing else waits long. Only at the quota as much is done as it
+//! takes.
+
+use std::time::{Duration, Instant};
+
+use super::super::terms::StoreError;
+use super::super::{files, journal};
+use super::{LAZY_WAIT, Writer, savepoint};
+
+/// The journal is pruned this often.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+/// Once full, readings are taken again when this part of the quota is free, so that it does not flicker.
+const FREE_PART: u64 = 64;
+/// After so long without a commit, logs are copied into their files.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// Logs smaller than this are left to SQLite, which copies them now and then: a page that changes often is then copied
+/// once.
+const LOG_WORTH_COPYING: u64 = 1024 * 1024;
+
+/// When what was done last.
+#[derive(Debug)]
+pub(super) struct Chores {
+    pruned_at: Instant,
+    /// Commits counted at the last tick, and since when there were no more.
+    quiet: (u64, Instant),
+    /// Pages were given back that the files still have.
+    shrunk: bool,
+}
+
+impl Chores {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { pruned_at: now, quiet: (0, now), shrunk: false }
+    }
+}
+
+impl Writer {
+    /// One step of everything.
+    pub(super) fn tidy(&mut self) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
+        if self.now.saturating_duration_since(self.chores.pruned_at) >= PRUNE_INTERVAL {
+            self.chores.pruned_at = self.now;
+            outcome = self.prune();
+        }
+        let kept = self.keep_room();
+        let shrunk = self.shrink_some();
+        outcome.and(kept).and(shrunk)
+    }
+
+    fn prune(&mut self) -> Result<(), StoreError> {
+        let wall = self.clock.now();
+        let connection = self.state.begin(self.now)?;
+        let pruned = savepoint(connection, |connection| journal::prune(connection, wall));
+        if self.state.lost_transaction() {
+            let cause = pruned.as_ref().err().cloned().unwrap_or(StoreError::Closed);
+            self.gave_up(cause, &mut []);
+        } else if self.state.has_changes() {
+            self.lazy_until.get_or_insert_with(|| Instant::now() + LAZY_WAIT);
+        } else {
+            self.commit()?;
+        }
+        pruned.map(drop)
+    }
+
+    /// Sees to it that both files stay within the quota: the logs are emptied and sent blocks go; if that is not
+    /// enough, no more readings are taken until it is.
+    pub(super) fn keep_room(&mut self) -> Result<(), StoreError> {
+        let (quota, was_full) = (self.config.quota_bytes, self.samples.is_full());
+        let bound = if was_full { quota - quota / FREE_PART } else { quota };
+        if !was_full && self.bytes_on_disk() <= bound {
+            return Ok(());
+        }
+        let made = self.make_room(bound);
+        let bytes = self.bytes_on_disk();
+        let full = bytes > bound;
+        self.samples.set_full(full);
+        match (was_full, full) {
+            (false, true) => tracing::warn!(
+                bytes,
+                quota,
+                "the store is full of readings not yet sent; no more telemetry is taken until some are"
+            ),
+            (true, false) => tracing::info!(bytes, quota, "the store takes telemetry again"),
+            _ => {}
+        }
+        made
+    }
+
+    fn make_room(&mut self, bound: u64) -> Result<(), StoreError> {
+        // What the table has already makes room; no time to collect more.
+        let confirmed = if self.samples.has_confirmed() {
+            self.samples.commit(&mut self.memory, self.now, self.clock.now())
+        } else {
+            Ok(())
+        };
+        let lazy = self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []));
+        let emptied = lazy.and_then(|()| self.state.between("copy the log into state.db", files::empty_log));
+        let rest = bound.saturating_sub(files::bytes_with_log(self.state.path()));
+        let kept = self.samples.keep_within(rest);
+        confirmed.and(emptied).and(kept)
+    }
+
+    /// Gives back a little of what neither file needs, and once all is quiet, copies the logs.
+    fn shrink_some(&mut self) -> Result<(), StoreError> {
+        let commits = self.memory.counted.commits;
+        if self.chores.quiet.0 != commits {
+            self.chores.quiet = (commits, self.now);
+        }
+        let telemetry = self.samples.shrink_some();
+        let state = self.state.between("give free pages of state.db back", files::give_back_some);
+        let (shrunk, more) = (telemetry?, state?);
+        if shrunk || more {
+            self.chores.shrunk = true;
+            return Ok(());
+        }
+        let quiet = self.now.saturating_duration_since(self.chores.quiet.1) >= IDLE_AFTER;
+        if !quiet {
+            return Ok(());
+        }
+        let worth = |path: &std::path::Path| files::log_bytes(path) >= LOG_WORTH_COPYING;
+        let shrunk = std::mem::take(&mut self.chores.shrunk);
+        if shrunk || worth(self.samples.path()) {
+            self.samples.empty_log()?;
+        }
+        if shrunk || worth(self.state.path()) {
+            self.state.between("copy the log into state.db", files::empty_log)?;
+        }
+        Ok(())
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        files::bytes_with_log(self.state.path()) + files::bytes_with_log(self.samples.path())
+    }
+}
