@@ -46,8 +46,8 @@ impl<L: CommandLog> Dispatcher<L> {
     }
 
     /// Resolves what was interrupted, then executes what comes, until `shutdown`. Then nothing new is sent; a driver
-    /// that holds an order gets [`HANDOVER_GRACE`] to say what became of it, and nothing else is waited for. What is in
-    /// progress stays so in the journal and is resolved at the next start.
+    /// that holds an order gets 2 s to say what became of it, and nothing else is waited for. What is in progress stays
+    /// so in the journal and is resolved at the next start.
     ///
     /// # Cancel safety
     /// A drop ends every task at once: to the journal a crash, and resolved like one.

@@ -29,8 +29,8 @@ pub(crate) enum Trouble {
     HangsAfter,
     /// Stores, then fails all the same.
     FailsAfter,
-    /// Stores, then answers only after [`LONG`].
-    TakesLong,
+    /// Stores, then answers only after this long.
+    Takes(Duration),
 }
 
 /// Longer than any command lives.
@@ -152,8 +152,8 @@ impl Memory {
         match trouble {
             Some(Trouble::FailsAfter) => Err(fails()),
             Some(Trouble::HangsAfter) => std::future::pending().await,
-            Some(Trouble::TakesLong) => {
-                tokio::time::sleep(LONG).await;
+            Some(Trouble::Takes(time)) => {
+                tokio::time::sleep(time).await;
                 Ok(done)
             }
             Some(_) | None => Ok(done),

@@ -97,7 +97,7 @@ async fn what_expires_between_the_intent_and_the_sending_is_not_sent_whichever_c
     for command in CommandName::ALL {
         for wall_stands_still in [true, false] {
             let bench = Bench::with(&["A"]);
-            bench.log.trouble("claim", Some(Trouble::TakesLong));
+            bench.log.trouble("claim", Some(Trouble::Takes(LONG)));
             let running = bench.start();
             let id = bench.ask_for("A", command).await;
             bench.settle().await;

@@ -135,6 +135,22 @@ async fn a_driver_that_says_during_a_stop_that_nothing_left_is_believed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn during_a_stop_nothing_new_is_sent() {
+    let bench = Bench::with(&["A", "B"]);
+    let running = bench.start();
+    bench.manner("A", Manner::Hangs);
+    bench.ask_for("A", Recalibrate).await;
+    bench.settle().await;
+    bench.log.trouble("claim", Some(Trouble::Takes(seconds(1))));
+    let id = bench.ask_for("B", Recalibrate).await;
+    bench.settle().await;
+    assert_eq!(bench.outcome(&id), (InProgress, None), "the intent is written");
+    let took = time_to_stop(running).await;
+    assert!(took >= seconds(1), "the other driver was waited for: {took:?}");
+    assert_eq!((bench.outcome(&id), bench.sends(&id)), ((InProgress, None), 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_keeps_no_gateway_from_stopping() {
     for method in ["in_progress", "waiting", "device", "claim", "open_execution", "finish"] {
         let bench = Bench::with(&["A"]);
