@@ -48,7 +48,8 @@ async fn run() -> Result<(), String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(busy)?;
     let address = listener.local_addr().map_err(busy)?;
     // Installed before the ready line: whoever has read it may send a signal at once.
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("cannot listen to SIGTERM: {error}"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| format!("cannot listen to SIGTERM: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("cannot listen to SIGINT: {error}"))?;
     println!("listening on {address}");
     std::io::stdout().flush().map_err(|error| format!("cannot say that it is ready: {error}"))?;
