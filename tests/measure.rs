@@ -153,7 +153,8 @@ async fn fill(broker: SocketAddr, rig: &Rig, count: u64) {
 /// Messages a second that a subscriber takes which does nothing but acknowledge.
 async fn bare_subscriber(broker: SocketAddr, rig: &Rig, count: u64) -> f64 {
     let mut options = MqttOptions::new(format!("{}-bare", rig.prefix), broker.ip().to_string(), broker.port());
-    options.set_clean_session(false).set_manual_acks(true).set_inflight(1_000);
+    // rumqttc acknowledges by itself, as soon as it has read: the fastest way it has.
+    options.set_clean_session(false).set_inflight(1_000);
     let connect = || AsyncClient::new(options.clone(), 2_000);
     let (client, mut events) = connect();
     client.subscribe("devices/+/telemetry", QoS::AtLeastOnce).await.unwrap();
@@ -163,9 +164,8 @@ async fn bare_subscriber(broker: SocketAddr, rig: &Rig, count: u64) -> f64 {
     let (client, mut events) = connect();
     let (mut taken, started) = (0, Instant::now());
     while taken < count {
-        if let Event::Incoming(Incoming::Publish(message)) = events.poll().await.unwrap() {
+        if let Event::Incoming(Incoming::Publish(_)) = events.poll().await.unwrap() {
             taken += 1;
-            client.try_ack(&message).unwrap();
         }
     }
     let rate = count as f64 / started.elapsed().as_secs_f64();
@@ -181,7 +181,7 @@ async fn durable_ingest_beside_a_bare_subscriber_at_the_same_broker() {
     let mut options = fifty();
     options.floor_broker = Some(broker);
     let mut rig = Rig::start(options).await;
-    let count = 100_000;
+    let count = 50_000;
     let mut ratios = Vec::new();
     for _ in 0..3 {
         let bare = bare_subscriber(broker, &rig, count).await;

@@ -42,17 +42,27 @@ fn start(name: &str, port: u16, command: &mut Command) -> Result<Server> {
     Ok(server)
 }
 
-/// mosquitto, set up as `docs/` tells: no queue limit, many in flight, state on disk.
+/// Whether mosquitto writes its queues to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    /// As `deploy/mosquitto` tells; each change rewrites the whole file, once a second.
+    OnDisk,
+    /// For measuring: a queue of many thousands would be rewritten every second.
+    InMemory,
+}
+
+/// mosquitto, set up as `deploy/mosquitto` tells: no queue limit, many in flight.
 ///
 /// # Errors
 /// If it cannot be installed or started.
-pub(crate) fn mosquitto(folder: &Path, name: &str) -> Result<Server> {
+pub(crate) fn mosquitto(folder: &Path, name: &str, persistence: Persistence) -> Result<Server> {
     tools::need("mosquitto", "mosquitto")?;
     let port = free_port()?;
     let data = folder.join(name);
     std::fs::create_dir_all(&data)?;
+    let on_disk = persistence == Persistence::OnDisk;
     let settings = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
+        "listener {port} 127.0.0.1\nallow_anonymous true\npersistence {on_disk}\npersistence_location {}/\n\
          autosave_interval 1\nautosave_on_changes true\nmax_inflight_messages 500\nmax_queued_messages 0\nuser root\n",
         data.display()
     );

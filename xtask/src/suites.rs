@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::servers;
+use crate::servers::{self, Persistence};
 use crate::tools::{self, cargo, run};
 
 /// The seed's Lambda, beside the checkout.
@@ -14,8 +14,8 @@ const SEED_LAMBDA: &str = "../shared/seed/lambda_function.py";
 /// The scenarios of `tests/system.rs` with mosquitto on both sides and moto as the table.
 pub(crate) fn brokers() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let floor = servers::mosquitto(folder.path(), "floor")?;
-    let cloud = servers::mosquitto(folder.path(), "cloud")?;
+    let floor = servers::mosquitto(folder.path(), "floor", Persistence::OnDisk)?;
+    let cloud = servers::mosquitto(folder.path(), "cloud", Persistence::OnDisk)?;
     let table = servers::moto()?;
     run(cargo()
         .args(["test", "--test", "system", "--", "--test-threads=1"])
@@ -56,7 +56,7 @@ pub(crate) fn kills(count: u64) -> Result<()> {
 /// The figures, measured on release binaries.
 pub(crate) fn measure() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let floor = servers::mosquitto(folder.path(), "floor")?;
+    let floor = servers::mosquitto(folder.path(), "floor", Persistence::InMemory)?;
     run(cargo().args(["build", "--release", "--bin", "floorgate"]))?;
     // One figure after the other, so that none pays for another.
     let test = |which: &[&str], filter: &str| {
