@@ -37,6 +37,8 @@ impl Client {
             options.set_last_will(will);
         }
         let (mqtt, mut events) = AsyncClient::new(options, 2_000);
+        // Without it a PUBLISH waits up to 40 ms for the acknowledgement of the PUBACK before it.
+        events.network_options.set_tcp_nodelay(true);
         match events.poll().await {
             Ok(Event::Incoming(Incoming::ConnAck(_))) => {}
             _ => return None,
