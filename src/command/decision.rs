@@ -10,8 +10,8 @@
 //! 3. `UNKNOWN_COMMAND`: not one of the four.
 //! 4. `UNSUPPORTED`: the profile does not name it, the device says it cannot, or no driver carries it there.
 //! 5. `INVALID_PARAMETERS`: with the profile's words.
-//! 6. [`RULES`], in their order: `CLOCK_UNTRUSTED`, `CLOCK_SKEW`, `EXPIRED`, `MAINTENANCE`, `DEVICE_OFFLINE`, and last
-//!    `DRY_RUN_OK`.
+//! 6. [`RULES`], in their order: `UNSUPPORTED` for a device that another gateway has taken over, `CLOCK_UNTRUSTED`,
+//!    `CLOCK_SKEW`, `EXPIRED`, `MAINTENANCE`, `DEVICE_OFFLINE`, and last `DRY_RUN_OK`.
 //!
 //! A refusal has the status `rejected`; a command whose time has passed is `expired`. A dry run that passes every
 //! check is `rejected` with `DRY_RUN_OK`: nothing was touched, and no status says "succeeded" of what was not done.
@@ -110,7 +110,7 @@ pub type Rule = fn(&Judged<'_>) -> Option<Refusal>;
 /// The rules in their order. **This is the place for more**: inhibit and quarantine before the device's state,
 /// cool-downs, budgets, interlocks and approval after it; the dry run stays last.
 pub const RULES: &[Rule] =
-    &[clock_is_trusted, not_from_the_future, not_expired, in_service, reachable, meant_seriously];
+    &[ours, clock_is_trusted, not_from_the_future, not_expired, in_service, reachable, meant_seriously];
 
 /// Decides; see the module for the order of the checks.
 #[must_use]
@@ -186,12 +186,20 @@ fn names<'a>(commands: impl Iterator<Item = &'a CommandName>) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
+/// A device that another gateway has taken over is left to it: two gateways on one floor would both send.
+fn ours(judged: &Judged<'_>) -> Option<Refusal> {
+    let other = judged.device.taken_over_by.as_ref()?;
+    let id = &judged.device.device_id;
+    let message = format!("{id} is attached to gateway {other} now; send the command there, or detach it there first");
+    Some(Refusal::rejected(Reason::Unsupported, message))
+}
+
 /// Without the time of day nobody can tell whether a command from afar is still wanted.
 fn clock_is_trusted(judged: &Judged<'_>) -> Option<Refusal> {
     let needed = matches!(judged.facts.source, Source::Cloud { .. });
     (needed && !judged.facts.clock_trusted).then(|| {
         let message = "the gateway does not know the time, so it cannot tell whether this command is still wanted; \
-                       see `floorgate doctor`, or send it at the gateway";
+                       see `floorgate status`, or send it at the gateway";
         Refusal::rejected(Reason::ClockUntrusted, message)
     })
 }

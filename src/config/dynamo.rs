@@ -22,14 +22,11 @@ pub(super) fn dynamodb(
     let endpoint_fits = endpoint_url.is_some() || !section.has("endpoint_url");
     let devices = table(&section, "devices_table", "iot-devices");
     let history = table(&section, "history_table", "iot-telemetry-history");
-    let commands = table(&section, "commands_table", "iot-commands");
+    let commands = optional_table(&section, "commands_table", "iot-commands");
     let credentials = match section.optional_section("credentials") {
         Some(inner) => iot_role(inner, folder, cloud).map(CredentialsConfig::IotRole),
         None => keys(&section, environment),
     };
-    if matches!((&devices, &history, &commands), (Some(None), Some(None), Some(None))) {
-        section.blame("`dynamodb`: every table is off; name one, or remove [dynamodb]");
-    }
     section.finish();
     let config = DynamoConfig {
         region: region?,
@@ -55,8 +52,24 @@ fn region(section: &Section<'_>, environment: &Environment) -> Option<String> {
     })
 }
 
-/// A table's name; `Some(None)` if it is switched off, `None` if what is there is no name.
-fn table(section: &Section<'_>, key: &'static str, standard: &str) -> Option<Option<String>> {
+fn is_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (3..=255).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// A table's name.
+fn table(section: &Section<'_>, key: &'static str, standard: &str) -> Option<String> {
+    if !section.has(key) {
+        return Some(standard.to_owned());
+    }
+    section.read(key, "a table's name of 3 to 255 letters, digits and `_.-`", |node| match node {
+        Node::Text(name) if is_name(name) => Some(name.clone()),
+        _ => None,
+    })
+}
+
+/// The name of a table that may be switched off; `Some(None)` if it is, `None` if what is there is no name.
+fn optional_table(section: &Section<'_>, key: &'static str, standard: &str) -> Option<Option<String>> {
     if !section.has(key) {
         return Some(Some(standard.to_owned()));
     }
@@ -64,10 +77,7 @@ fn table(section: &Section<'_>, key: &'static str, standard: &str) -> Option<Opt
     section.read(key, allowed, |node| match node {
         Node::Boolean(false) => Some(None),
         Node::Text(name) if name.is_empty() => Some(None),
-        Node::Text(name) => {
-            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-            ((3..=255).contains(&name.len()) && name.bytes().all(allowed)).then(|| Some(name.clone()))
-        }
+        Node::Text(name) if is_name(name) => Some(Some(name.clone())),
         _ => None,
     })
 }

@@ -118,8 +118,8 @@ fn dynamodb_values(tables: &DynamoConfig) -> Value {
     let mut values = Map::new();
     values.insert("region".into(), tables.region.clone().into());
     values.extend(tables.endpoint_url.iter().map(|url| ("endpoint_url".to_owned(), url.clone().into())));
-    values.insert("devices_table".into(), name(&tables.devices_table));
-    values.insert("history_table".into(), name(&tables.history_table));
+    values.insert("devices_table".into(), tables.devices_table.clone().into());
+    values.insert("history_table".into(), tables.history_table.clone().into());
     values.insert("commands_table".into(), name(&tables.commands_table));
     let credentials = match &tables.credentials {
         CredentialsConfig::IotRole(role) => {

@@ -216,10 +216,10 @@ pub struct DynamoConfig {
     pub region: String,
     /// A DynamoDB-compatible store instead of AWS.
     pub endpoint_url: Option<String>,
-    /// `iot-devices`; `None`: not written.
-    pub devices_table: Option<String>,
-    /// `iot-telemetry-history`; `None`: not written.
-    pub history_table: Option<String>,
+    /// `iot-devices`.
+    pub devices_table: String,
+    /// `iot-telemetry-history`.
+    pub history_table: String,
     /// `iot-commands`; `None`: not written.
     pub commands_table: Option<String>,
     /// Who we are there.

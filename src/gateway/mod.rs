@@ -162,8 +162,10 @@ async fn tick(store: Store, stop: tokio_util::sync::CancellationToken) {
     let mut every = tokio::time::interval(TICK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        if let Err(error) = store.tick().await {
-            warn!(%error, "the store's timers");
+        match store.tick().await {
+            // The writer has answered: that, and no bare timer, is the sign of life.
+            Ok(()) => systemd::watchdog_ping(),
+            Err(error) => warn!(%error, "the store's timers"),
         }
     }
 }
@@ -178,7 +180,7 @@ pub async fn provision(config: Config) -> Result<Vec<String>, RunError> {
             "there is no [dynamodb] in the configuration, so no tables to make".into(),
         ));
     };
-    let settings = settings::tables(&config, tables)?;
+    let settings = settings::tables(&config, tables);
     sync::provision(settings, Clock::system(config.clock_trust)).await.map_err(|error| match error {
         sync::SyncError::Settings(_) => RunError::Configuration(error.to_string()),
         sync::SyncError::Schema(_) | sync::SyncError::Table { .. } => RunError::failed(error),

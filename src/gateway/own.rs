@@ -32,7 +32,8 @@ async fn introduce(gateway: &GatewayId, house: &House) -> Result<(), StoreError>
         device_id: gateway.as_device(),
         online: true,
         firmware_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        configuration: None,
+        // It has none that a command could set; a known empty one lets an optimistic write be undone.
+        configuration: Some(std::collections::BTreeMap::new()),
         boot_count: None,
         commands: None,
         retained: false,

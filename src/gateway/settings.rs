@@ -100,21 +100,17 @@ fn files(tls: &LinkTls) -> TlsFiles {
 }
 
 /// The tables' settings.
-pub(super) fn tables(config: &Config, tables: &DynamoConfig) -> Result<sync::DynamoConfig, RunError> {
-    let needed = |name: &Option<String>, key: &str| {
-        let missing = || RunError::Configuration(format!("[dynamodb] {key} cannot be switched off; name the table"));
-        name.clone().ok_or_else(missing)
-    };
-    Ok(sync::DynamoConfig {
+pub(super) fn tables(config: &Config, tables: &DynamoConfig) -> sync::DynamoConfig {
+    sync::DynamoConfig {
         region: tables.region.clone(),
         endpoint_url: tables.endpoint_url.clone(),
-        devices_table: needed(&tables.devices_table, "devices_table")?,
-        history_table: needed(&tables.history_table, "history_table")?,
+        devices_table: tables.devices_table.clone(),
+        history_table: tables.history_table.clone(),
         commands_table: tables.commands_table.clone(),
         credentials: credentials(config, &tables.credentials),
         gateway_id: config.gateway.id.clone(),
         request_timeout: None,
-    })
+    }
 }
 
 fn credentials(config: &Config, credentials: &CredentialsConfig) -> sync::CredentialsConfig {

@@ -74,7 +74,7 @@ pub(super) fn tables(
     crew: &mut Crew,
 ) -> Result<Option<watch::Receiver<sync::SyncState>>, RunError> {
     let Some(tables) = &config.dynamodb else { return Ok(None) };
-    let table = sync::DynamoTable::new(settings::tables(config, tables)?, house.clock.clone());
+    let table = sync::DynamoTable::new(settings::tables(config, tables), house.clock.clone());
     let table = table.map_err(|error| RunError::Configuration(error.to_string()))?;
     let settings = sync::Settings { gateway_id: config.gateway.id.clone(), state_interval: config.sync.state_interval };
     crew.add("table check", check(table.clone(), crew.stopping()));

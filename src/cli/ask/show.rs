@@ -95,6 +95,11 @@ fn store(stats: &Value) -> String {
         words::bytes(figure("bytes_on_disk")),
         figure("samples_waiting") + figure("samples_open")
     );
+    for (name, words) in [("outbox_waiting", "outcomes"), ("states_waiting", "device states")] {
+        if figure(name) > 0 {
+            text.push_str(&format!(", {} {words} waiting", figure(name)));
+        }
+    }
     let oldest = figure("oldest_waiting_seconds");
     if oldest > 0 {
         text.push_str(&format!(", the oldest for {}", words::duration(Duration::from_secs(oldest))));

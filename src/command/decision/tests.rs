@@ -90,6 +90,11 @@ fn spoilers() -> Vec<(Reason, Spoiler)> {
         (Reason::UnknownCommand, |case| case.request.command = "explode".to_owned()),
         (Reason::Unsupported, |case| case.driver_carries = false),
         (Reason::InvalidParameters, |case| drop(case.request.parameters.insert("force".to_owned(), json!(true)))),
+        (Reason::Unsupported, |case| {
+            if let Some(device) = &mut case.device {
+                device.taken_over_by = Some(floorgate_model::GatewayId::new("GATEWAY-2").unwrap());
+            }
+        }),
         (Reason::ClockUntrusted, |case| case.clock_trusted = false),
         (Reason::ClockSkew, |case| {
             (case.phase, case.received_at) = (Phase::Dispatch, case.now.saturating_add(Duration::from_secs(61)));
