@@ -26,7 +26,9 @@ pub(crate) fn lines() -> Result<()> {
             let first = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
             let name = format!("{folder}/{}", first.unwrap_or_default());
             let entry = modules.entry(name).or_default();
-            let all_tests = folder == "tests" || file.ends_with("tests.rs");
+            let in_tests = inside.components().any(|part| part.as_os_str() == "tests");
+            let named = file.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
+            let all_tests = folder == "tests" || in_tests || named;
             *entry = (
                 entry.0 + 1,
                 entry.1 + if all_tests { 0 } else { code },
