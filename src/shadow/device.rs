@@ -68,6 +68,7 @@ impl Device {
             admin_state: AdminState::InService,
             firmware_version: None,
             configuration: None,
+            last_configuration_at: None,
             boot_count: None,
             last_state_at: None,
             declared_commands: None,
