@@ -181,6 +181,7 @@ fn view(version: u64) -> DeviceView {
         admin_state: AdminState::InService,
         firmware_version: Some("2.4.1".into()),
         configuration: Some(BTreeMap::from(configuration)),
+        last_configuration_at: None,
         boot_count: None,
         last_state_at: None,
         declared_commands: None,

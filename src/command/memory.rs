@@ -318,6 +318,7 @@ pub(crate) fn device(id: &str) -> DeviceView {
         admin_state: AdminState::InService,
         firmware_version: None,
         configuration: None,
+        last_configuration_at: None,
         boot_count: None,
         last_state_at: None,
         declared_commands: None,

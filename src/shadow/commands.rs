@@ -43,15 +43,16 @@ impl Turn<'_> {
         let same = record.device_id == asked.device_id
             && record.command == asked.command
             && record.parameters == asked.parameters;
-        if same {
-            self.announce(Lane::Result, known.seq)?;
-            return Ok(Journalled::Duplicate(record));
-        }
-        // Its sender may have written to the table as if it were accepted.
+        // Its sender may have written to the table as if it were new or accepted.
         let wall = self.wall;
         if let Some(device) = self.change(&asked.device_id) {
             device.changed_urgently(wall);
             self.memory.signals.states = true;
+        }
+        if same {
+            self.announce(Lane::Result, known.seq)?;
+            self.announce(Lane::Table, known.seq)?;
+            return Ok(Journalled::Duplicate(record));
         }
         Ok(Journalled::Conflict(record))
     }

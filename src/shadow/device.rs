@@ -28,6 +28,9 @@ const UNSAVED_SENDABLE: u64 = 9_000;
 /// Versions end here, far from where SQLite's integers do; a table that holds a higher one was not written by us.
 const VERSION_MAX: u64 = i64::MAX.unsigned_abs() / 4;
 
+/// The key that the gateway adds to the configuration after a calibration.
+const CALIBRATION_DATE: &str = "calibration_date";
+
 /// One attached device.
 #[derive(Debug, Clone)]
 pub(super) struct Device {
@@ -43,6 +46,8 @@ pub(super) struct Device {
     urgent_version: u64,
     /// Since when something waits to be sent.
     waiting_since: Option<Timestamp>,
+    /// The configuration is the device's word, not only how it was commissioned.
+    configuration_reported: bool,
 }
 
 /// What the file knows of a device.
@@ -68,6 +73,7 @@ impl Device {
             admin_state: AdminState::InService,
             firmware_version: None,
             configuration: None,
+            last_configuration_at: None,
             boot_count: None,
             last_state_at: None,
             declared_commands: None,
@@ -104,6 +110,9 @@ impl Device {
         let Remembered { mut view, synced_version, .. } = remembered;
         view.device_type.clone_from(&attachment.device_type);
         view.location.clone_from(&attachment.location);
+        // The file does not say whose word a configuration is; one of a device never heard live may be our own.
+        let as_commissioned = view.last_state_at.is_none() && view.configuration == attachment.configuration;
+        let configuration_reported = view.configuration.is_some() && !as_commissioned;
         if view.configuration.is_none() {
             view.configuration.clone_from(&attachment.configuration);
         }
@@ -118,6 +127,7 @@ impl Device {
             // Everything goes at once after a start: nobody knows what was written to the table meanwhile.
             urgent_version: version,
             waiting_since: Some(wall),
+            configuration_reported,
         };
         device.apply_thresholds();
         device
@@ -171,28 +181,55 @@ impl Device {
 
     /// Its word on itself; presence is the caller's. Answers whether it told something new that must go at once.
     pub(super) fn told(&mut self, report: &StateReport) -> bool {
+        let live = report.online && !report.retained;
+        let known_boot = self.view.boot_count;
+        // What is retained may be older than what came live or in an answer, so it only fills what is unknown; but a
+        // higher boot count shows that the device has started while nobody listened.
+        let restarted = report.retained && known_boot.is_some_and(|known| report.boot_count > Some(known));
+        let is_news = live || restarted;
         let mut new = false;
-        if let Some(firmware) = &report.firmware_version {
+        if let Some(firmware) = &report.firmware_version
+            && (is_news || self.view.firmware_version.is_none())
+        {
             new |= self.view.firmware_version.as_ref() != Some(firmware);
             self.view.firmware_version = Some(firmware.clone());
         }
-        if let Some(configuration) = &report.configuration {
-            new |= self.configured(configuration);
+        if let Some(configuration) = &report.configuration
+            && (is_news || !self.configuration_reported)
+        {
+            new |= self.reported_configuration(configuration, live.then_some(report.received_at));
         }
-        self.view.boot_count = report.boot_count.or(self.view.boot_count);
-        if report.commands.is_some() {
+        self.view.boot_count = if live { report.boot_count.or(known_boot) } else { report.boot_count.max(known_boot) };
+        if report.commands.is_some() && (is_news || self.view.declared_commands.is_none()) {
             self.view.declared_commands.clone_from(&report.commands);
         }
         // A last will is the broker's word: it shows that the device went, not that it came back from a reboot.
-        if report.online && !report.retained {
+        if live {
             self.view.last_state_at = Some(report.received_at);
         }
         self.dirty = true;
         new
     }
 
-    /// Its whole configuration, by its own word. Answers whether that is new.
-    pub(super) fn configured(&mut self, configuration: &BTreeMap<String, String>) -> bool {
+    /// Its whole configuration, by its own word; `live_at` is when it said so, if it was live. Answers whether it is new.
+    ///
+    /// The date of a calibration is the gateway's knowledge: a device that does not report one does not undo it.
+    pub(super) fn reported_configuration(
+        &mut self,
+        reported: &BTreeMap<String, String>,
+        live_at: Option<Timestamp>,
+    ) -> bool {
+        self.configuration_reported = true;
+        self.view.last_configuration_at = live_at.or(self.view.last_configuration_at);
+        let mut configuration = reported.clone();
+        if let Some(date) = self.view.configuration.as_ref().and_then(|known| known.get(CALIBRATION_DATE)) {
+            configuration.entry(CALIBRATION_DATE.to_owned()).or_insert_with(|| date.clone());
+        }
+        self.configured(&configuration)
+    }
+
+    /// What its whole configuration is now. Answers whether that is new.
+    fn configured(&mut self, configuration: &BTreeMap<String, String>) -> bool {
         if self.view.configuration.as_ref() == Some(configuration) {
             return false;
         }
@@ -208,6 +245,7 @@ impl Device {
             Effect::Admin(state) => self.view.admin_state = state,
             Effect::Offline(reason) => self.observer.declare_offline(reason),
             Effect::Configuration(values) => {
+                self.configuration_reported |= values.keys().any(|key| key != CALIBRATION_DATE);
                 let mut merged = self.view.configuration.clone().unwrap_or_default();
                 merged.extend(values);
                 self.configured(&merged);

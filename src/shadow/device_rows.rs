@@ -77,6 +77,7 @@ fn remembered(row: &Row<'_>) -> rusqlite::Result<Remembered> {
         admin_state: if in_service { AdminState::InService } else { AdminState::Maintenance },
         firmware_version: row.get(10)?,
         configuration: read_opt_json(row, 11)?,
+        last_configuration_at: None,
         boot_count: row.get::<_, Option<i64>>(12)?.and_then(|count| u64::try_from(count).ok()),
         last_state_at: read_opt_time(row, 13)?,
         declared_commands: read_opt_json(row, 14)?,

@@ -57,7 +57,8 @@ impl Turn<'_> {
         if let Some(device) = self.change(&answer.device_id) {
             device.observer.reported(now);
             device.seen(answer.received_at);
-            let new = answer.configuration.as_ref().is_some_and(|configuration| device.configured(configuration));
+            let at = Some(answer.received_at);
+            let new = answer.configuration.as_ref().is_some_and(|values| device.reported_configuration(values, at));
             if new {
                 device.changed_urgently(wall);
                 self.memory.signals.states = true;

@@ -11,6 +11,8 @@
 //!
 //! Each function runs inside the caller's transaction.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, Timestamp};
@@ -31,6 +33,9 @@ pub(super) const KEPT_MIN: i64 = 10_000;
 pub(super) const KEPT_MAX: i64 = 100_000;
 /// Executions removed in one step, so that no step is long.
 pub(super) const REMOVED_PER_STEP: i64 = 100;
+
+/// So many unreadable executions are logged, each once; beyond, they are left out without a word.
+const WARNED_MAX: usize = 1_000;
 
 const RECORD: &str = "e.seq, e.command_id, e.device_id, e.command, e.parameters, e.issuer, e.issued_at, e.expires_at, \
     e.received_at, e.status, e.reason, e.message, e.details, e.started_at, e.completed_at, e.gateway_id, \
@@ -81,6 +86,28 @@ pub(super) fn read_execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
     Ok(Execution { seq: row.get(0)?, open: OpenExecution { record, checked_parameters, answer, boot_count_before } })
 }
 
+/// As [`read_execution`], but a row whose words cannot be read is left out, so that the others go on. It still counts as
+/// open if it is, and never runs again.
+pub(super) fn read_readable(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    match read_execution(row) {
+        Ok(execution) => Ok(Some(execution)),
+        Err(cause @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..))) => {
+            warn_once(row.get(0)?, &cause);
+            Ok(None)
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
+fn warn_once(seq: i64, cause: &rusqlite::Error) {
+    static WARNED: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.len() < WARNED_MAX && warned.insert(seq) {
+        tracing::warn!(execution = seq, %cause, "an execution in the journal cannot be read; it is left out");
+    }
+}
+
 /// The execution of this id, on whatever device.
 pub(super) fn find(connection: &Connection, id: &CommandId) -> Result<Option<Execution>, StoreError> {
     let cannot = io("read the journal");
@@ -104,8 +131,8 @@ pub(super) fn with_status(connection: &Connection, status: ExecutionStatus) -> R
     // The words stand in the text: only so does SQLite see that the index of open executions serves.
     let rest = format!("FROM execution e WHERE e.status = '{status}' ORDER BY e.seq");
     let mut statement = connection.prepare_cached(&select("", &rest)).map_err(&cannot)?;
-    let rows = statement.query_map([], |row| Ok(read_execution(row)?.open)).map_err(&cannot)?;
-    rows.collect::<Result<_, _>>().map_err(&cannot)
+    let rows = statement.query_map([], read_readable).map_err(&cannot)?;
+    rows.filter_map(Result::transpose).map(|found| Ok(found?.open)).collect::<Result<_, _>>().map_err(&cannot)
 }
 
 /// Newest first, of all devices or one.
@@ -121,9 +148,8 @@ pub(super) fn newest(
     };
     let mut statement = connection.prepare_cached(&select("", rest)).map_err(&cannot)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows =
-        statement.query_map(params![limit, device.map(DeviceId::as_str)], |row| Ok(read_execution(row)?.open.record));
-    rows.map_err(&cannot)?.collect::<Result<_, _>>().map_err(&cannot)
+    let rows = statement.query_map(params![limit, device.map(DeviceId::as_str)], read_readable).map_err(&cannot)?;
+    rows.filter_map(Result::transpose).map(|found| Ok(found?.open.record)).collect::<Result<_, _>>().map_err(&cannot)
 }
 
 /// How many are open: of the device, and of all.

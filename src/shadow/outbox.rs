@@ -31,15 +31,16 @@ pub(super) fn announce(connection: &Connection, lane: Lane, execution: i64, now:
 /// The oldest of a lane, each with the record as it stands now.
 pub(super) fn peek(connection: &Connection, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
     let cannot = io("read the outbox");
-    let rest = "FROM outbox o JOIN execution e ON e.seq = o.execution WHERE o.lane = ?1 ORDER BY o.seq LIMIT ?2";
+    // The limit counts what can be read: unreadable ones do not hide the others.
+    let rest = "FROM outbox o JOIN execution e ON e.seq = o.execution WHERE o.lane = ?1 ORDER BY o.seq";
     let mut statement = connection.prepare_cached(&journal::select(", o.seq", rest)).map_err(&cannot)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map(params![word(lane), limit], |row| {
-        let execution = journal::read_execution(row)?.open;
+    let rows = statement.query_map(params![word(lane)], |row| {
+        let Some(execution) = journal::read_readable(row)? else { return Ok(None) };
         let seq = row.get(journal::RECORD_COLUMNS)?;
-        Ok(OutboxEntry { seq, record: execution.record, answer: execution.answer })
+        Ok(Some(OutboxEntry { seq, record: execution.open.record, answer: execution.open.answer }))
     });
-    rows.map_err(&cannot)?.collect::<Result<_, _>>().map_err(&cannot)
+    let readable = rows.map_err(&cannot)?.filter_map(Result::transpose);
+    readable.take(limit).collect::<Result<_, _>>().map_err(&cannot)
 }
 
 /// Removes what was announced.

@@ -184,8 +184,9 @@ impl Samples {
     }
 
     /// Closed blocks not yet accepted, without those whose confirmation still waits.
-    pub(super) fn peek_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
-        let db = self.usable()?;
+    pub(super) fn peek_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.usable()?;
+        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
         let mut blocks = db.peek_blocks(limit.saturating_add(self.confirmed.len()))?;
         blocks.retain(|block| !self.confirmed.contains(&block.id));
         blocks.truncate(limit);

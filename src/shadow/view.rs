@@ -33,6 +33,9 @@ pub struct DeviceView {
     pub firmware_version: Option<String>,
     /// As the device reports it, else as commissioned; `None` while neither is known.
     pub configuration: Option<BTreeMap<String, String>>,
+    /// When the device last said live what its configuration is: in a state report that is not retained or in an
+    /// answer. Not stored: `None` after a start until it says so again, though `configuration` is known.
+    pub last_configuration_at: Option<Timestamp>,
     /// As the device reports it.
     pub boot_count: Option<u64>,
     /// When the last live state report came: neither retained nor a last will.

@@ -11,10 +11,34 @@ use crate::shadow::store::StoreError;
 use crate::shadow::view::HistoryBlock;
 
 impl TelemetryDb {
-    /// Waiting blocks, oldest first.
-    pub(crate) fn peek_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
-        let waiting = rows::waiting(&self.conn, limit).map_err(io("read waiting blocks"))?;
-        waiting.into_iter().map(|row| self.history_block(row)).collect()
+    /// Waiting blocks, oldest first. A damaged one is parked and logged; the others go on.
+    pub(crate) fn peek_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        loop {
+            let waiting = rows::waiting(&self.conn, limit).map_err(io("read waiting blocks"))?;
+            let mut blocks = Vec::with_capacity(waiting.len());
+            let mut parked = false;
+            for row in waiting {
+                let id = row.id;
+                match self.history_block(row) {
+                    Some(block) => blocks.push(block),
+                    None => parked |= self.park_damaged(id),
+                }
+            }
+            // If all were damaged, intact ones may stand behind them.
+            if !blocks.is_empty() || !parked {
+                return Ok(blocks);
+            }
+        }
+    }
+
+    /// Answers whether it could be parked; else it is met again at the next look.
+    fn park_damaged(&mut self, id: i64) -> bool {
+        tracing::warn!(block = id, "a waiting block of telemetry cannot be read; it is parked and never sent");
+        let parked = self.park_block(id, "damaged: its body cannot be read");
+        if let Err(cause) = &parked {
+            tracing::warn!(block = id, %cause, "the damaged block could not be parked");
+        }
+        parked.is_ok()
     }
 
     /// The table has these blocks. They are kept for a look back until [`Self::keep_within`] sheds them.
@@ -75,13 +99,12 @@ impl TelemetryDb {
         Ok(tally)
     }
 
-    fn history_block(&self, row: BlockRow) -> Result<HistoryBlock, StoreError> {
-        let damaged =
-            || StoreError::Io { doing: "read a waiting block", cause: format!("block {} is damaged", row.id) };
-        let device_id = self.names.get(&row.device).ok_or_else(damaged)?.clone();
-        let (samples, retention) = body::decode(row.first, &row.body).ok_or_else(damaged)?;
-        let end = samples.last().ok_or_else(damaged)?;
-        Ok(HistoryBlock {
+    /// `None` if the block is damaged.
+    fn history_block(&self, row: BlockRow) -> Option<HistoryBlock> {
+        let device_id = self.names.get(&row.device)?.clone();
+        let (samples, retention) = body::decode(row.first, &row.body)?;
+        let end = samples.last()?;
+        Some(HistoryBlock {
             id: row.id,
             device_id,
             first: Timestamp::from_millis(row.first),

@@ -40,6 +40,7 @@ fn view(name: &str, version: u64) -> DeviceView {
         admin_state: AdminState::InService,
         firmware_version: None,
         configuration: None,
+        last_configuration_at: None,
         boot_count: None,
         last_state_at: None,
         declared_commands: None,

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Runs a command on A and ends it with this effect.
-async fn end_with(store: &Store, name: &str, command_id: &str, effect: Effect) -> DeviceView {
+pub(super) async fn end_with(store: &Store, name: &str, command_id: &str, effect: Effect) -> DeviceView {
     let c = CommandId::new(command_id).unwrap();
     store.journal(command("A", name, command_id)).await.unwrap();
     store.claim(&id("A"), &c).await.unwrap().unwrap();

@@ -120,3 +120,25 @@ async fn a_damaged_state_file_is_said_in_one_sentence_with_what_to_do_and_left_a
         assert!(std::fs::read(&file).unwrap() == damage, "the file was written to: {cause}");
     }
 }
+
+#[tokio::test]
+async fn an_unreadable_execution_is_left_out_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for (device, name) in [("A", "c1"), ("A", "c2"), ("B", "c3")] {
+        store.journal(command(device, "recalibrate", name)).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let other = rusqlite::Connection::open(folder.path().join("state.db")).unwrap();
+    other.execute("UPDATE execution SET parameters = '{' WHERE command_id IN ('c1', 'c2')", []).unwrap();
+    drop(other);
+    let store = open(folder.path());
+    let ids = |records: &[ExecutionRecord]| records.iter().map(|r| r.command_id.to_string()).collect::<Vec<_>>();
+    let waiting: Vec<_> = store.waiting().await.unwrap().into_iter().map(|open| open.record).collect();
+    assert_eq!(ids(&waiting), ["c3"]);
+    assert_eq!(ids(&store.executions(None, 10).await.unwrap()), ["c3"]);
+    let announced = store.peek_outbox(Lane::Table, 1).await.unwrap();
+    assert_eq!(announced[0].record.command_id.as_str(), "c3", "they do not use up the limit");
+    assert!(store.journal(command("A", "recalibrate", "c1")).await.is_err(), "nor does its id ever run again");
+    assert_eq!(store.device(&id("A")).await.unwrap().unwrap().commands_open, 2);
+}

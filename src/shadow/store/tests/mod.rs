@@ -4,6 +4,7 @@ mod figures;
 #[cfg(feature = "suites")]
 mod measures;
 mod readings;
+mod reported;
 mod room;
 
 use std::path::Path;

@@ -404,3 +404,19 @@ fn a_damaged_segment_costs_its_own_samples_alone() {
     bench.reopen();
     assert_eq!(bench.stats().samples_open, 2);
 }
+
+#[test]
+fn a_damaged_block_is_parked_and_the_others_go_on() {
+    let mut bench = Bench::new();
+    for start in [0, 1_000_000, 2_000_000] {
+        bench.stage(&report(start, 1.0));
+        bench.close_blocks();
+    }
+    let all = bench.blocks();
+    assert_eq!(all.len(), 3);
+    bench.db().conn.execute("UPDATE block SET body = x'00ff' WHERE id = ?1", [all[0].id]).unwrap();
+    assert_eq!(bench.db().peek_blocks(1).unwrap(), all[1..2], "an intact one behind it");
+    assert_eq!(bench.blocks(), all[1..]);
+    let stats = bench.stats();
+    assert_eq!((stats.blocks_parked, stats.blocks_waiting, stats.samples_waiting), (1, 2, 2));
+}

@@ -24,6 +24,7 @@ fn view() -> DeviceView {
         admin_state: AdminState::InService,
         firmware_version: None,
         configuration: Some(BTreeMap::from([("rate".to_owned(), "5".to_owned())])),
+        last_configuration_at: None,
         boot_count: None,
         last_state_at: None,
         declared_commands: None,
