@@ -10,16 +10,22 @@ mod running;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use broker::Broker;
 use bytes::Bytes;
 use floorgate::backoff::Backoff;
-use floorgate::mqtt::link::{Handed, LinkConfig, Login, NotHanded, Presence};
+use floorgate::clock::Clock;
+use floorgate::mqtt::intake::{Attached, CloudIntake, CommandSink};
+use floorgate::mqtt::link::{Handed, Link, LinkConfig, Login, NotHanded, Presence};
+use floorgate::mqtt::refusals::Refusals;
 use floorgate::shadow::StoreError;
 use floorgate::shadow::store::Taken;
+use floorgate_model::{DeviceId, Timestamp};
 use running::{Held, Owed, config, run, soon};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 // ---- upstream -----------------------------------------------------------------------------------------------
 
@@ -213,6 +219,50 @@ async fn a_full_intake_stops_the_reading_and_goes_on_afterwards() {
     let order: Vec<_> = (0..3_000).map(|n| Bytes::from(n.to_string())).collect();
     assert_eq!(broker.lock().log.acknowledged, order);
     assert_eq!(broker.lock().log.connects.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_payload_far_too_large_is_refused_counted_and_acknowledged_and_the_next_one_arrives() {
+    let broker = Broker::start().await;
+    let clock = Clock::set_to(Timestamp::EPOCH);
+    let refusals = Arc::new(Refusals::new(clock.clone()));
+    let commands = Arc::new(AtomicUsize::new(0));
+    let taken = Arc::clone(&commands);
+    let sink: CommandSink = Arc::new(move |_| {
+        taken.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(()) })
+    });
+    let attached = Attached::new([DeviceId::new("D-1").unwrap()]);
+    let intake = Arc::new(CloudIntake::new(attached, sink, Arc::clone(&refusals)));
+    let (link, runner) = Link::new(config(&broker, &["devices/+/commands"]), intake, None, clock);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(runner.run(stop.clone()));
+    link.state().wait_for(|state| state.up).await.unwrap();
+    broker.publish("devices/D-1/commands", vec![b' '; 200_000], false);
+    broker.publish("devices/D-1/commands", r#"{"command":"reboot","timestamp":"2026-11-22T10:00:00Z"}"#, false);
+    broker.until("both are acknowledged", |inner| inner.log.acknowledged.len() == 2).await;
+    assert_eq!(refusals.snapshot().by_reason["too_large"], 1);
+    assert_eq!(commands.load(Ordering::Relaxed), 1);
+    assert_eq!(broker.lock().log.connects.len(), 1);
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_packet_no_link_can_read_costs_the_session_and_not_the_link() {
+    let broker = Broker::start().await;
+    let held = Arc::new(Held { settle_at_once: true, ..Held::default() });
+    let running = run(config(&broker, &["in"]), &held, None);
+    running.until("up", |state| state.up).await;
+    broker.publish("in", vec![0; 5 * 1024 * 1024], false);
+    let state = running.until("up in a new session", |state| state.up && state.sessions_lost == 1).await;
+    // Two that the packet ended, one that dropped the session, one that works.
+    assert_eq!(state.connects, 4);
+    assert!(state.last_error.unwrap().contains("was dropped to be rid of it"));
+    broker.publish("in", "good", false);
+    broker.until("acknowledged", |inner| inner.log.acknowledged.len() == 1).await;
+    assert_eq!(held.payloads(), ["good"]);
     running.stop().await;
 }
 

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-const PACKET_MAX: usize = 1024 * 1024;
+const PACKET_MAX: usize = 8 * 1024 * 1024;
 
 /// What goes wrong.
 #[derive(Debug, Default)]

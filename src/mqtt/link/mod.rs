@@ -14,6 +14,8 @@
 //!   filter shows in [`LinkState`] and is asked for again on the next connection and every [`REFUSED_RETRY`].
 //! * A connection is given up when a PUBACK or SUBACK is missing for [`ACK_WAIT`] (AWS IoT discards silently what is over
 //!   its rate) or a ping for one keep-alive interval: a half-open link is noticed within twice 30 s.
+//! * A packet over [`INCOMING_MAX`] cannot stop the link for ever: after [`OVERSIZED_MAX`] connections ended by one, the
+//!   session is dropped, counted and logged, and a new one begins.
 //! * Reconnecting waits with full jitter, forgets failures only after a stable period, and never connects twice within
 //!   [`LinkConfig::connect_spacing`].
 //!
@@ -68,7 +70,14 @@ pub const FILTERS_PER_SUBSCRIBE: usize = 8;
 /// Outbox publishes a second. AWS IoT allows 100 in and out together and discards the rest silently; with a burst of one
 /// window this stays within it and leaves room for what comes in.
 pub const OUTBOX_PER_SECOND: u32 = 60;
-/// Largest packet in either direction, bytes (AWS IoT's limit). A larger one coming in ends the connection.
+/// Largest packet read, bytes: far above what the contract accepts, so that too large a payload reaches the codec, is
+/// counted there and acknowledged, instead of coming again on every connection. The client reads ten packets in one go,
+/// which bounds the memory at 40 MiB; none of it is kept. A larger packet ends the connection.
+pub const INCOMING_MAX: usize = 4 * 1024 * 1024;
+/// So many connections in a row ended by a packet over [`INCOMING_MAX`] show that the broker sends it again each time:
+/// then the session is dropped deliberately, and with it everything the broker kept for us.
+pub const OVERSIZED_MAX: u32 = 2;
+/// Largest packet sent, bytes (AWS IoT's limit). A larger entry is dropped.
 pub const PACKET_MAX: usize = 128 * 1024;
 /// How long a PUBACK or SUBACK may take; then the connection is given up.
 pub const ACK_WAIT: Duration = Duration::from_secs(20);
@@ -181,7 +190,8 @@ pub struct LinkState {
     pub last_error: Option<String>,
     /// Connections that got a CONNACK, since start.
     pub connects: u64,
-    /// Connections after the first on which the broker had forgotten our session, and with it what it kept for us.
+    /// Sessions lost with what the broker kept for us: connections after the first on which it had forgotten ours, and
+    /// sessions dropped because of a packet over [`INCOMING_MAX`].
     pub sessions_lost: u64,
     /// Filters the broker refuses, each with what it answered.
     pub refused_filters: Vec<String>,

@@ -9,7 +9,7 @@ use rumqttc::{
 };
 
 use super::tls::{ALPN_AWS_443, Pem, TlsFiles};
-use super::{CONNECT_WAIT, LinkConfig, ONCE_WINDOW, OUTBOX_WINDOW, PACKET_MAX};
+use super::{CONNECT_WAIT, INCOMING_MAX, LinkConfig, ONCE_WINDOW, OUTBOX_WINDOW, PACKET_MAX};
 
 /// Packet ids rumqttc goes round; at least twice what we ever have on its way, so that it never waits by itself.
 pub(super) const IN_FLIGHT: u16 = 128;
@@ -31,7 +31,7 @@ pub(super) async fn options(config: &LinkConfig) -> Result<MqttOptions, String> 
         (None, true) => return Err("mqtts:// needs certificates; name a `ca`".to_owned()),
         (_, false) => plain_options(config),
     };
-    options.set_manual_acks(true);
+    options.set_manual_acks(true).set_max_packet_size(INCOMING_MAX, PACKET_MAX);
     if let Some(login) = &config.login {
         options.set_credentials(&login.user, &login.password);
     }
@@ -40,11 +40,7 @@ pub(super) async fn options(config: &LinkConfig) -> Result<MqttOptions, String> 
 
 fn plain_options(config: &LinkConfig) -> MqttOptions {
     let mut options = MqttOptions::new(&config.client_id, &config.address.host, config.address.port);
-    options
-        .set_keep_alive(config.keep_alive)
-        .set_clean_session(false)
-        .set_max_packet_size(PACKET_MAX, PACKET_MAX)
-        .set_inflight(IN_FLIGHT);
+    options.set_keep_alive(config.keep_alive).set_clean_session(false).set_inflight(IN_FLIGHT);
     if let Some(will) = will(config) {
         options.set_last_will(will);
     }
@@ -73,7 +69,7 @@ async fn aws_options(config: &LinkConfig, files: &TlsFiles, cert: &Path, key: &P
         port: Some(config.address.port),
         clean_session: Some(false),
         keep_alive: Some(config.keep_alive),
-        max_packet_size: Some(MQTTMaxPacketSize::new(PACKET_MAX, PACKET_MAX)),
+        max_packet_size: Some(MQTTMaxPacketSize::new(INCOMING_MAX, PACKET_MAX)),
         inflight: Some(IN_FLIGHT),
         last_will: will(config),
         conn_timeout: Some(CONNECT_WAIT.as_secs()),
@@ -102,6 +98,13 @@ async fn aws_options(config: &LinkConfig, files: &TlsFiles, cert: &Path, key: &P
     Ok(options)
 }
 
+/// Whether the connection ended because the broker sent a packet over [`INCOMING_MAX`].
+pub(super) fn is_oversized(error: &ConnectionError) -> bool {
+    let limit =
+        |error: &rumqttc::mqttbytes::Error| matches!(error, rumqttc::mqttbytes::Error::PayloadSizeLimitExceeded(_));
+    matches!(error, ConnectionError::MqttState(StateError::Deserialization(error)) if limit(error))
+}
+
 /// What happened, which broker, what now.
 pub(super) fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
     let broker = &config.address;
@@ -127,6 +130,9 @@ pub(super) fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
             format!("`{broker}` did not answer a ping within {} s", config.keep_alive.as_secs())
         }
         ConnectionError::MqttState(StateError::Io(e)) => format!("the connection to `{broker}` broke: {e}"),
+        oversized if is_oversized(oversized) => {
+            format!("`{broker}` sent a packet over {INCOMING_MAX} bytes")
+        }
         other => format!("the connection to `{broker}` broke: {other}"),
     }
 }
@@ -183,7 +189,7 @@ mod tests {
 
     fn assert_safe(options: &MqttOptions) {
         assert!(!options.clean_session() && options.manual_acks());
-        assert_eq!((options.max_packet_size(), options.inflight()), (PACKET_MAX, IN_FLIGHT));
+        assert_eq!((options.max_packet_size(), options.inflight()), (INCOMING_MAX, IN_FLIGHT));
         assert_eq!(options.keep_alive(), Duration::from_secs(30));
         assert!(options.last_will().unwrap().retain);
     }

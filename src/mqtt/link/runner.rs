@@ -11,11 +11,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::options::{explain, options};
+use super::options::{explain, is_oversized, options};
 use super::outbox::Pump;
 use super::session::{Acks, Heard, Session, answer};
 use super::{
-    CONNECT_WAIT, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, Once, Outbox, REFUSED_RETRY, STOP_WAIT,
+    CONNECT_WAIT, INCOMING_MAX, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, OVERSIZED_MAX, Once,
+    Outbox, REFUSED_RETRY, STOP_WAIT,
 };
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -53,6 +54,10 @@ pub struct LinkRunner {
     state: watch::Sender<LinkState>,
     backoff: Backoff,
     short_lived: u32,
+    /// Connections in a row that a packet over the limit ended.
+    oversized: u32,
+    /// The last connection dropped the session: that the next one finds none is no news.
+    dropped: bool,
 }
 
 impl std::fmt::Debug for LinkRunner {
@@ -72,7 +77,7 @@ impl LinkRunner {
     ) -> Self {
         let pump = outbox.map(|outbox| Pump::new(outbox, config.name.clone(), config.outbox_per_second));
         let backoff = config.backoff.clone();
-        Self { config, intake, pump, clock, once, state, backoff, short_lived: 0 }
+        Self { config, intake, pump, clock, once, state, backoff, short_lived: 0, oversized: 0, dropped: false }
     }
 
     /// Connects and carries until `stop`; then ends cleanly within [`STOP_WAIT`]: settles what came in, says farewell,
@@ -143,10 +148,17 @@ impl LinkRunner {
 
     /// One connection, from its options to its end.
     async fn connection(&mut self, stop: &CancellationToken) -> Ended {
-        let options = match options(&self.config).await {
+        let dropping = self.oversized >= OVERSIZED_MAX;
+        let mut config = self.config.clone();
+        if dropping {
+            // It ends at once: neither a birth nor a last will belongs to it.
+            config.presence = None;
+        }
+        let mut options = match options(&config).await {
             Ok(options) => options,
             Err(why) => return Ended::Lost(why),
         };
+        options.set_clean_session(dropping);
         let (client, mut event_loop) = AsyncClient::new(options, REQUESTS_MAX);
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(CONNECT_WAIT.as_secs()).set_tcp_nodelay(true);
@@ -163,6 +175,9 @@ impl LinkRunner {
             Some(Err((error, _))) => return Ended::Lost(explain(&error, &self.config)),
             other => return Ended::Lost(format!("the broker began with {other:?} instead of CONNACK")),
         };
+        if dropping {
+            return Ended::Lost(self.session_dropped());
+        }
         let connected = Instant::now();
         self.connected(session_present);
 
@@ -181,10 +196,27 @@ impl LinkRunner {
         }
     }
 
-    fn connected(&self, session_present: bool) {
+    /// A clean session replaced ours: the packet that cannot be read is gone, and everything else the broker kept.
+    fn session_dropped(&mut self) -> String {
+        (self.oversized, self.dropped) = (0, true);
         self.state.send_modify(|state| {
             state.connects += 1;
-            if state.connects > 1 && !session_present {
+            state.sessions_lost += 1;
+        });
+        let broker = &self.config.address;
+        let why = format!(
+            "`{broker}` sent a packet over {INCOMING_MAX} bytes again and again; our session there was dropped to be rid of \
+             it, and everything it kept for us is gone: find who publishes it"
+        );
+        tracing::error!(link = self.config.name, "{why}");
+        why
+    }
+
+    fn connected(&mut self, session_present: bool) {
+        let dropped = std::mem::take(&mut self.dropped);
+        self.state.send_modify(|state| {
+            state.connects += 1;
+            if state.connects > 1 && !session_present && !dropped {
                 state.sessions_lost += 1;
                 tracing::warn!(link = self.config.name, "the broker had forgotten our session; what it kept is gone");
             }
@@ -207,7 +239,10 @@ impl LinkRunner {
     async fn carry(&mut self, session: &mut Session, events: &mut Events, stop: &CancellationToken) -> (Ended, bool) {
         match self.carry_on(session, events, stop).await {
             Ok(()) => (Ended::Stopped, false),
-            Err(Broken { why, exact }) => (Ended::Lost(why), exact),
+            Err(Broken { why, exact, oversized }) => {
+                self.oversized = if oversized { self.oversized + 1 } else { 0 };
+                (Ended::Lost(why), exact)
+            }
         }
     }
 
@@ -225,6 +260,11 @@ impl LinkRunner {
         let mut refused = Vec::new();
         let mut retry_at = Instant::now() + REFUSED_RETRY;
         loop {
+            // Before anything else is read: `accept` may have left a message with the broker because of the stop, and
+            // nothing behind it may be taken and acknowledged.
+            if stop.is_cancelled() {
+                return self.farewell(session, events).await;
+            }
             let overdue = session.next_overdue(&self.config);
             let timer = overdue.map_or(retry_at, |(at, _)| at.min(retry_at));
             tokio::select! {
@@ -330,12 +370,14 @@ impl LinkRunner {
 struct Broken {
     why: String,
     exact: bool,
+    /// A packet over the limit ended it.
+    oversized: bool,
 }
 
 impl Broken {
     /// Given up by us in the middle of a poll.
     fn inexact(why: String) -> Self {
-        Self { why, exact: false }
+        Self { why, exact: false, oversized: false }
     }
 }
 
@@ -397,7 +439,7 @@ fn hear(session: &mut Session, polled: Option<Polled>, config: &LinkConfig) -> R
             for event in rest {
                 session.hear(event);
             }
-            Err(Broken { why: explain(&error, config), exact: true })
+            Err(Broken { why: explain(&error, config), exact: true, oversized: is_oversized(&error) })
         }
         None => Err(Broken::inexact("the client ended".to_owned())),
     }
