@@ -345,8 +345,14 @@ async fn a_flood_of_nonsense_is_counted_and_harms_nobody() {
     assert_ne!(before["refused"], after["refused"], "counted by reason: {after:#}");
     let item = rig.items.device(device.id()).await.unwrap();
     assert_eq!(item["last_telemetry"]["pressure_psi"], "120");
+    // Of the five payloads two are objects: each gets its one answer. The others have no record.
+    for _ in 0..2 {
+        let outcome = operator.outcome(device.id(), 10).await;
+        assert_eq!((outcome["status"].as_str(), outcome["reason"].as_str()), (Some("rejected"), Some("MALFORMED")));
+    }
     let result = tokio::time::timeout(Duration::from_secs(1), operator.next(1)).await;
-    assert!(!matches!(result, Ok(Some(_))), "a payload that is no command has no record");
+    assert!(!matches!(result, Ok(Some(_))), "a payload that is no object has no record");
+    assert!(device.executed().is_empty());
     // Unknown devices are remembered as pending, never written to the table.
     let stranger = rig::client::Client::connect(rig.floor, &format!("{}-stranger", rig.prefix)).await;
     stranger.publish(&format!("devices/{}/telemetry", rig.id("NOBODY")), json!({"x": 1}).to_string(), false).await;

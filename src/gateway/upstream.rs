@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use floorgate_model::{ExecutionRecord, ExecutionStatus, GatewayId, Reason, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -10,9 +11,12 @@ use super::crew::Crew;
 use super::{House, RunError, ids, settings};
 use crate::command::{Admitted, Source};
 use crate::config::Config;
-use crate::mqtt::intake::{Attached, CloudIntake, CommandMessage, CommandSink};
+use crate::mqtt::codec::MalformedCommand;
+use crate::mqtt::intake::{Attached, CloudCommand, CloudIntake, CommandSink};
 use crate::mqtt::link::{CloudDevices, Link, LinkState, Outbox, ResultLane, cloud_links, gateway_presence};
 use crate::mqtt::refusals::Refusal;
+use crate::shadow::store::NewExecution;
+use crate::shadow::{Store, StoreError};
 use crate::sync;
 
 /// How often unfit or unreachable tables are looked at again.
@@ -36,7 +40,8 @@ pub(super) fn links(
     let mut states = Vec::new();
     for (n, link) in cloud_links(&base, which).into_iter().enumerate() {
         let attached = Attached::new(devices.iter().cloned());
-        let intake = Arc::new(CloudIntake::new(attached, admission(house), Arc::clone(&house.refusals)));
+        let intake =
+            Arc::new(CloudIntake::new(attached, admission(house, &config.gateway.id), Arc::clone(&house.refusals)));
         // One outbox, one link that empties it.
         let outbox = (n == 0).then(|| Arc::new(ResultLane(house.store.clone())) as Arc<dyn Outbox>);
         let name = link.name.clone();
@@ -47,11 +52,17 @@ pub(super) fn links(
     Ok(states)
 }
 
-fn admission(house: &House) -> CommandSink {
+fn admission(house: &House, gateway_id: &GatewayId) -> CommandSink {
     let (admission, refusals) = (house.admission.clone(), Arc::clone(&house.refusals));
-    Arc::new(move |message: CommandMessage| {
+    let (store, clock, gateway_id) = (house.store.clone(), house.clock.clone(), gateway_id.clone());
+    Arc::new(move |message: CloudCommand| {
         let (admission, refusals) = (admission.clone(), Arc::clone(&refusals));
+        let (store, now, gateway_id) = (store.clone(), clock.now(), gateway_id.clone());
         Box::pin(async move {
+            let message = match message {
+                CloudCommand::Request(message) => message,
+                CloudCommand::Malformed(malformed) => return reject(&store, malformed, now, gateway_id).await,
+            };
             let source = Source::Cloud { retained: message.retained };
             let (device, id) = (message.request.device_id.clone(), message.request.command_id.clone());
             match admission.admit(message.request, source).await? {
@@ -65,6 +76,33 @@ fn admission(house: &House) -> CommandSink {
             Ok(())
         })
     })
+}
+
+/// Journals what is no command as rejected, so that whoever sent it gets an answer.
+async fn reject(
+    store: &Store,
+    malformed: MalformedCommand,
+    now: Timestamp,
+    gateway_id: GatewayId,
+) -> Result<(), StoreError> {
+    let record = ExecutionRecord {
+        command_id: malformed.command_id,
+        device_id: malformed.device_id,
+        command: malformed.command,
+        parameters: malformed.parameters,
+        issuer: None,
+        issued_at: now,
+        expires_at: now,
+        received_at: now,
+        status: ExecutionStatus::Rejected,
+        reason: Some(Reason::Malformed),
+        message: Some(malformed.problem),
+        details: None,
+        started_at: None,
+        completed_at: Some(now),
+        gateway_id,
+    };
+    store.journal(NewExecution { record, checked_parameters: serde_json::Map::new() }).await.map(drop)
 }
 
 /// Starts the lanes to the tables; answers how they fare.

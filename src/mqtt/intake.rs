@@ -10,7 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use floorgate_model::{DeviceId, Request};
 
-use super::codec::{Refused, parse_answer, parse_command, parse_state, parse_telemetry};
+use super::codec::{
+    MalformedCommand, Refused, malformed_command, parse_answer, parse_command, parse_state, parse_telemetry,
+};
 use super::refusals::{Refusal, Refusals};
 use super::topics::{FloorTopic, Parsed, TopicScheme, command_device};
 use super::{Acceptance, BoxFuture, Inbound, Intake};
@@ -135,8 +137,17 @@ pub struct CommandMessage {
     pub retained: bool,
 }
 
+/// What the cloud sent for an attached device.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CloudCommand {
+    /// A command, to be judged and journalled.
+    Request(CommandMessage),
+    /// An object that is none, to be journalled as rejected: its sender waits for an answer.
+    Malformed(MalformedCommand),
+}
+
 /// Judges and journals a command; resolves after the journal's commit.
-pub type CommandSink = Arc<dyn Fn(CommandMessage) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
+pub type CommandSink = Arc<dyn Fn(CloudCommand) -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
 
 /// Takes commands from the cloud, one after another, so that they are journalled in the order of their receipt.
 pub struct CloudIntake {
@@ -158,7 +169,7 @@ impl CloudIntake {
         Self { attached, sink, refusals }
     }
 
-    fn parse(&self, inbound: &Inbound) -> Option<CommandMessage> {
+    fn parse(&self, inbound: &Inbound) -> Option<CloudCommand> {
         let Some(id) = command_device(&inbound.topic) else {
             let foreign = Refused::new(Refusal::ForeignTopic, &inbound.topic);
             self.refusals.record("(foreign topic)", &foreign);
@@ -174,10 +185,10 @@ impl CloudIntake {
             return None;
         }
         match parse_command(&device, &inbound.payload) {
-            Ok(request) => Some(CommandMessage { request, retained: inbound.retained }),
+            Ok(request) => Some(CloudCommand::Request(CommandMessage { request, retained: inbound.retained })),
             Err(refused) => {
                 self.refusals.record(device.as_str(), &refused);
-                None
+                malformed_command(&device, &inbound.payload, &refused).map(CloudCommand::Malformed)
             }
         }
     }
@@ -187,9 +198,9 @@ impl Intake for CloudIntake {
     fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
         Box::pin(async move {
             if let Some(message) = self.parse(&inbound) {
-                if message.retained {
+                if let CloudCommand::Request(CommandMessage { request, retained: true }) = &message {
                     let refused = Refused::new(Refusal::RetainedCommand, "a retained command says nothing about now");
-                    self.refusals.record(message.request.device_id.as_str(), &refused);
+                    self.refusals.record(request.device_id.as_str(), &refused);
                 }
                 (self.sink)(message).await?;
             }
@@ -285,7 +296,7 @@ mod tests {
         assert_eq!(taker.0.lock().unwrap().len(), 1);
     }
 
-    fn cloud(answer: Result<(), StoreError>) -> (CloudIntake, Arc<Mutex<Vec<CommandMessage>>>, Arc<Refusals>) {
+    fn cloud(answer: Result<(), StoreError>) -> (CloudIntake, Arc<Mutex<Vec<CloudCommand>>>, Arc<Refusals>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let refusals = Arc::new(Refusals::new(Clock::set_to(Timestamp::EPOCH)));
         let log = Arc::clone(&seen);
@@ -304,7 +315,7 @@ mod tests {
         let (intake, seen, _) = cloud(Ok(()));
         let accepted = intake.accept(inbound("devices/D-1/commands", REBOOT)).await;
         assert!(matches!(accepted, Ok(Acceptance::Settled)));
-        assert_eq!(seen.lock().unwrap()[0].request.command, "reboot");
+        assert!(matches!(&seen.lock().unwrap()[0], CloudCommand::Request(m) if m.request.command == "reboot"));
         let (intake, ..) = cloud(Err(StoreError::Closed));
         assert!(intake.accept(inbound("devices/D-1/commands", REBOOT)).await.is_err());
     }
@@ -313,8 +324,18 @@ mod tests {
     async fn a_retained_command_is_handed_over_marked_so_that_its_refusal_is_recorded() {
         let (intake, seen, refusals) = cloud(Ok(()));
         intake.accept(Inbound { retained: true, ..inbound("devices/D-1/commands", REBOOT) }).await.unwrap();
-        assert!(seen.lock().unwrap()[0].retained);
+        assert!(matches!(&seen.lock().unwrap()[0], CloudCommand::Request(m) if m.retained));
         assert_eq!(refusals.snapshot().by_reason["retained_command"], 1);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_no_command_is_counted_and_handed_over_for_its_record() {
+        let (intake, seen, refusals) = cloud(Ok(()));
+        intake.accept(inbound("devices/D-1/commands", r#"{"command":7}"#)).await.unwrap();
+        assert!(matches!(&seen.lock().unwrap()[..], [CloudCommand::Malformed(m)] if m.device_id.as_str() == "D-1"));
+        assert_eq!(refusals.snapshot().by_reason["malformed_command"], 1);
+        let (intake, ..) = cloud(Err(StoreError::Closed));
+        assert!(intake.accept(inbound("devices/D-1/commands", "{}")).await.is_err(), "not acknowledged unrecorded");
     }
 
     #[tokio::test]
@@ -322,7 +343,8 @@ mod tests {
         let (intake, seen, refusals) = cloud(Ok(()));
         for (topic, payload) in [
             ("devices/D-9/commands", REBOOT),
-            ("devices/D-1/commands", "{}"),
+            ("devices/D-1/commands", "not json"),
+            ("devices/D-9/commands", "{}"),
             ("devices/a b/commands", REBOOT),
             ("devices/D-1/commands/result", REBOOT),
         ] {
@@ -330,6 +352,6 @@ mod tests {
         }
         assert!(seen.lock().unwrap().is_empty());
         let snapshot = refusals.snapshot();
-        assert_eq!((snapshot.total, snapshot.pending.len()), (4, 0));
+        assert_eq!((snapshot.total, snapshot.pending.len()), (5, 0));
     }
 }

@@ -56,6 +56,38 @@ pub fn parse_command(device: &DeviceId, payload: &[u8]) -> Result<Request, Refus
     Ok(Request { device_id, command, parameters, issued_at, command_id, expires_at, issuer, dry_run })
 }
 
+/// A payload that is an object and no valid command: enough of it for a record of its refusal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MalformedCommand {
+    /// The device of the topic.
+    pub device_id: DeviceId,
+    /// The one given, if it is an id; else derived from the payload, so a redelivery has the same one.
+    pub command_id: CommandId,
+    /// As far as it can be read, else empty.
+    pub command: String,
+    /// If they are an object of allowed size, else empty.
+    pub parameters: Map<String, Value>,
+    /// What is wrong, for people.
+    pub problem: String,
+}
+
+/// What can be read of a payload that [`parse_command`] refused; `None` if it is no object within the limits.
+#[must_use]
+pub fn malformed_command(device: &DeviceId, payload: &[u8], refused: &Refused) -> Option<MalformedCommand> {
+    let object = object(payload, PAYLOAD_MAX, COMMAND_DEPTH_MAX).ok()?;
+    let given = present(&object, "command_id").and_then(Value::as_str).and_then(|id| CommandId::new(id).ok());
+    let command = present(&object, "command").and_then(Value::as_str).filter(|word| word.len() <= COMMAND_WORD_MAX);
+    let command = command.unwrap_or_default().to_owned();
+    let text = std::str::from_utf8(payload).ok()?;
+    Some(MalformedCommand {
+        device_id: device.clone(),
+        command_id: given.unwrap_or_else(|| Request::derived_id(device, &command, &Map::new(), text)),
+        command,
+        parameters: parameters(&object).unwrap_or_default(),
+        problem: refused.to_string(),
+    })
+}
+
 fn parameters(object: &Map<String, Value>) -> Result<Map<String, Value>, Refused> {
     match present(object, "parameters") {
         None => Ok(Map::new()),
@@ -133,6 +165,25 @@ mod tests {
             (json!({"command": "reboot", "timestamp": t, "x": [[[[[[[[]]]]]]]]}), Refusal::TooDeep),
         ] {
             assert_eq!(command(&value).unwrap_err().reason, reason, "{value}");
+        }
+    }
+
+    #[test]
+    fn of_an_object_that_is_no_command_a_record_can_be_made_and_of_nothing_else() {
+        let device = DeviceId::new("PRESS-1").unwrap();
+        let read = |payload: &str| {
+            let refused = parse_command(&device, payload.as_bytes()).unwrap_err();
+            malformed_command(&device, payload.as_bytes(), &refused)
+        };
+        let given = read(r#"{"command":"reboot","command_id":"c-1","parameters":{"a":1}}"#).unwrap();
+        assert_eq!((given.command_id.as_str(), given.command.as_str(), given.parameters.len()), ("c-1", "reboot", 1));
+        assert!(given.problem.starts_with("missing_timestamp"), "{}", given.problem);
+        let bare = read(r#"{"command":7,"command_id":"a b","parameters":[]}"#).unwrap();
+        assert_eq!((bare.command.as_str(), bare.parameters.len(), bare.command_id.as_str().len()), ("", 0, 64));
+        assert_ne!(read("{}").unwrap().command_id, bare.command_id);
+        assert_eq!(read("{}"), read("{}"));
+        for nothing in ["", "not json", "[1]", r#"{"x":[[[[[[[[[]]]]]]]]]}"#] {
+            assert_eq!(read(nothing), None, "{nothing}");
         }
     }
 

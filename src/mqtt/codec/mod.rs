@@ -22,7 +22,7 @@ mod command;
 mod floor;
 mod outgoing;
 
-pub use command::parse_command;
+pub use command::{MalformedCommand, malformed_command, parse_command};
 pub use floor::{parse_answer, parse_state, parse_telemetry};
 pub use outgoing::{GATEWAY_WILL, execute_payload, gateway_payload, record_payload};
 
