@@ -101,8 +101,17 @@ impl Memory {
 
     /// A live state report comes in and is committed; `change` is what it says.
     pub(crate) fn take_state(&self, device: &str, change: impl FnOnce(&mut DeviceView)) {
-        self.change_device(device, |view| view.last_state_at = Some(self.0.clock.now()));
-        self.change_device(device, change);
+        let now = Some(self.0.clock.now());
+        self.change_device(device, |view| {
+            view.last_state_at = now;
+            // Whether the report carries a configuration is seen by whether it puts one there.
+            let before = view.configuration.take();
+            change(view);
+            match view.configuration {
+                Some(_) => view.last_configuration_at = now,
+                None => view.configuration = before,
+            }
+        });
         self.0.changes.send_modify(|count| *count += 1);
     }
 

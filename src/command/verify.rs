@@ -105,7 +105,9 @@ fn weigh_configuration(
 ) -> Verdict {
     let wanted = &execution.checked_parameters;
     let answered = execution.answer.as_ref().and_then(|answer| answer.configuration.as_ref());
-    let since_start = device.filter(|device| has_reported_since(execution, device, known));
+    // A state report without a configuration says nothing of it: the map is then the one from before.
+    let with_it = |device: &&DeviceView| device.last_configuration_at >= device.last_state_at;
+    let since_start = device.filter(|device| has_reported_since(execution, device, known)).filter(with_it);
     let reported = answered.or_else(|| since_start.and_then(|device| device.configuration.as_ref()));
     let differing = |reported| wanted.iter().find(|(key, value)| !holds(reported, key, value));
     match (reported.map(differing), said) {
@@ -222,20 +224,26 @@ mod tests {
         let mut execution = open("update_config", json!({"sample_rate_seconds": 10}), at(0));
         let mut view = device("A");
         view.configuration = Some(BTreeMap::from([("sample_rate_seconds".into(), "10.0".into())]));
-        view.last_state_at = Some(at(-5));
+        (view.last_state_at, view.last_configuration_at) = (Some(at(-5)), Some(at(-5)));
         assert_eq!(
             weighed(CommandName::UpdateConfig, &execution, &view),
             Verdict::Open,
             "an old report proves nothing"
         );
         view.last_state_at = Some(at(1));
+        assert_eq!(
+            weighed(CommandName::UpdateConfig, &execution, &view),
+            Verdict::Open,
+            "nor does a new one without a configuration"
+        );
+        (view.last_state_at, view.last_configuration_at) = (Some(at(1)), Some(at(1)));
         assert!(matches!(weighed(CommandName::UpdateConfig, &execution, &view), Verdict::Ended(_)));
         let other = BTreeMap::from([("sample_rate_seconds".into(), "5".into())]);
         execution.answer = Some(Answer { configuration: Some(other), ..answer(AnswerStatus::Succeeded) });
         let verdict = weighed(CommandName::UpdateConfig, &execution, &view);
         assert!(matches!(&verdict, Verdict::Ended(e) if e.reason == Some(Reason::DeviceError)), "{verdict:?}");
         execution.answer = Some(answer(AnswerStatus::Succeeded));
-        view.last_state_at = None;
+        (view.last_state_at, view.last_configuration_at) = (None, None);
         let verdict = weighed(CommandName::UpdateConfig, &execution, &view);
         let values = BTreeMap::from([("sample_rate_seconds".to_owned(), "10".to_owned())]);
         assert!(matches!(verdict, Verdict::SaidOnly(e) if e.effect == Some(Effect::Configuration(values))));
@@ -258,7 +266,7 @@ mod tests {
     fn a_new_report_is_told_from_the_one_before_and_not_by_its_time() {
         let execution = open("reboot", json!({}), at(0));
         let mut view = device("A");
-        view.last_state_at = Some(at(-3_600));
+        (view.last_state_at, view.last_configuration_at) = (Some(at(-3_600)), Some(at(-3_600)));
         assert!(matches!(weighed(CommandName::Reboot, &execution, &view), Verdict::Ended(_)), "the clock was put back");
         let before = Known { state_before: Some(view.last_state_at), ..known() };
         assert_eq!(weigh(CommandName::Reboot, &execution, Some(&view), &before), Verdict::Open);
@@ -269,7 +277,7 @@ mod tests {
         let mut execution = open("reboot", json!({}), at(0));
         let mut view = device("A");
         let restarted = |state_before| Known { state_before, interrupted: true, ..known() };
-        view.last_state_at = Some(at(5));
+        (view.last_state_at, view.last_configuration_at) = (Some(at(5)), Some(at(5)));
         for state_before in [None, Some(None), Some(Some(at(-5)))] {
             let verdict = weigh(CommandName::Reboot, &execution, Some(&view), &restarted(state_before));
             assert_eq!(verdict, Verdict::Open, "{state_before:?}");
@@ -285,7 +293,8 @@ mod tests {
         let mut view = device("A");
         view.configuration = Some(BTreeMap::from([("sample_rate_seconds".into(), "10".into())]));
         let proved = |report, state_before| {
-            let view = DeviceView { last_state_at: Some(report), ..view.clone() };
+            let times = (Some(report), Some(report));
+            let view = DeviceView { last_state_at: times.0, last_configuration_at: times.1, ..view.clone() };
             let known = Known { state_before, interrupted: true, ..known() };
             weigh(CommandName::UpdateConfig, &execution, Some(&view), &known) != Verdict::Open
         };
