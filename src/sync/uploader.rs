@@ -37,7 +37,7 @@ impl<S: SyncSource, T: CloudTable> Uploader<S, T> {
         self.context.health.watch()
     }
 
-    /// Runs the lanes until `stop` or until the store closes. Requests that are under way are dropped at `stop`; what they
+    /// Runs the lanes until `stop` or until the store closes; while the store fails they wait and ask again. Requests that are under way are dropped at `stop`; what they
     /// may have done is done again after the next start, without effect.
     pub async fn run(self, stop: CancellationToken) {
         let mut lanes = tokio::task::JoinSet::new();
@@ -47,8 +47,7 @@ impl<S: SyncSource, T: CloudTable> Uploader<S, T> {
         tokio::select! {
             () = stop.cancelled() => {}
             ended = lanes.join_next() => match ended {
-                Some(Ok(StoreError::Closed)) | None => {}
-                Some(Ok(error)) => tracing::error!(%error, "sync stops: the store fails"),
+                Some(Ok(())) | None => {}
                 Some(Err(error)) => tracing::error!(%error, "sync stops: a lane broke down"),
             },
         }

@@ -8,7 +8,7 @@ use floorgate_model::ExecutionRecord;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::{Context, Step};
+use super::{Context, Step, StoreTrouble};
 use crate::shadow::OutboxEntry;
 use crate::shadow::store::StoreError;
 use crate::sync::health::LaneName;
@@ -46,11 +46,16 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         Self { context, suspects, homeless, settling }
     }
 
-    /// Writes until nothing is left, then waits for more. Ends with the store.
-    pub(in crate::sync) async fn run(mut self) -> StoreError {
+    /// Writes until nothing is left, then waits for more. Ends when the store is closed.
+    pub(in crate::sync) async fn run(mut self) {
+        let mut trouble = StoreTrouble::new(LANE);
         loop {
             self.context.health.admitted(LANE).await;
-            match self.step().await {
+            let step = self.step().await;
+            if step.is_ok() {
+                trouble.over();
+            }
+            match step {
                 Ok(Step::More) => {}
                 Ok(Step::Idle) => {
                     let settle = self.settling.front().map_or_else(super::idle_poll, |(due, _)| *due);
@@ -59,7 +64,8 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
                         () = tokio::time::sleep_until(settle.min(super::idle_poll())) => {}
                     }
                 }
-                Err(error) => return error,
+                Err(StoreError::Closed) => return,
+                Err(error) => trouble.pause(&error).await,
             }
         }
     }
@@ -144,7 +150,13 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         let context = Arc::clone(&self.context);
         let now = Instant::now();
         while let Some((due, record)) = self.settling.pop_front_if(|(due, _)| *due <= now) {
-            let view = context.source.device(&record.device_id).await?.filter(|view| view.taken_over_by.is_none());
+            let view = match context.source.device(&record.device_id).await {
+                Ok(view) => view.filter(|view| view.taken_over_by.is_none()),
+                Err(error) => {
+                    self.settling.push_front((due, record));
+                    return Err(error);
+                }
+            };
             match context.table.settle(&record, view.as_ref()).await {
                 Ok(()) => context.health.succeeded(LANE, 0),
                 Err(error @ TableError::Permanent { .. }) => context.health.refused(&error),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
-use super::{Context, Step};
+use super::{Context, Step, StoreTrouble};
 use crate::shadow::HistoryBlock;
 use crate::shadow::store::StoreError;
 use crate::sync::health::LaneName;
@@ -28,17 +28,23 @@ impl<S: SyncSource, T: CloudTable> History<S, T> {
         Self { context }
     }
 
-    /// Writes until nothing is left, then waits for more. Ends with the store.
-    pub(in crate::sync) async fn run(mut self) -> StoreError {
+    /// Writes until nothing is left, then waits for more. Ends when the store is closed.
+    pub(in crate::sync) async fn run(mut self) {
+        let mut trouble = StoreTrouble::new(LANE);
         loop {
             self.context.health.admitted(LANE).await;
-            match self.step().await {
+            let step = self.step().await;
+            if step.is_ok() {
+                trouble.over();
+            }
+            match step {
                 Ok(Step::More) => {}
                 Ok(Step::Idle) => tokio::select! {
                     () = self.context.source.wakeups().blocks.notified() => {}
                     () = tokio::time::sleep(WAIT_MAX) => {}
                 },
-                Err(error) => return error,
+                Err(StoreError::Closed) => return,
+                Err(error) => trouble.pause(&error).await,
             }
         }
     }

@@ -8,7 +8,7 @@ use floorgate_model::DeviceId;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::{Context, Step};
+use super::{Context, Step, StoreTrouble};
 use crate::shadow::store::StoreError;
 use crate::shadow::{DeviceView, StateSnapshot};
 use crate::sync::dynamo::updates::other_is_silent;
@@ -42,11 +42,16 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
         Self { context, suspects, refused, adopted, next_full: now, next_recheck: now }
     }
 
-    /// Writes what is due, then waits for more. Ends with the store.
-    pub(in crate::sync) async fn run(mut self) -> StoreError {
+    /// Writes what is due, then waits for more. Ends when the store is closed.
+    pub(in crate::sync) async fn run(mut self) {
+        let mut trouble = StoreTrouble::new(LANE);
         loop {
             self.context.health.admitted(LANE).await;
-            match self.due_step().await {
+            let step = self.due_step().await;
+            if step.is_ok() {
+                trouble.over();
+            }
+            match step {
                 Ok(Step::More) => {}
                 Ok(Step::Idle) => {
                     let wake = self.next_full.min(super::idle_poll());
@@ -56,7 +61,8 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
                         () = tokio::time::sleep_until(wake) => {}
                     }
                 }
-                Err(error) => return error,
+                Err(StoreError::Closed) => return,
+                Err(error) => trouble.pause(&error).await,
             }
         }
     }

@@ -254,6 +254,27 @@ async fn a_dead_link_is_probed_with_pauses_and_everything_arrives_when_it_is_bac
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_asked_again_and_only_a_closed_one_ends_sync() {
+    let (store, table) = <(MemoryStore, MemoryTable)>::default();
+    store.put(view("A", 1));
+    store.data().outbox.push(entry(1, record("A", "c1", ExecutionStatus::Failed)));
+    store.data().blocks.push(block(1, "A"));
+    store.data().io_errors = 40;
+    let running = tokio::spawn(uploader(&store, &table).run(CancellationToken::new()));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(store.data().io_errors > 20, "a failing store is not asked in a loop");
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert!(!running.is_finished());
+    assert_eq!(store.data().io_errors, 0);
+    {
+        let table = table.data();
+        assert_eq!((table.items.len(), table.executions.len(), table.blocks.len(), table.settled), (1, 1, 1, 1));
+    }
+    store.data().closed = true;
+    tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_history_table_holds_up_no_state() {
     let (store, table) = <(MemoryStore, MemoryTable)>::default();
     let uploader = uploader(&store, &table);

@@ -18,6 +18,9 @@ pub(super) struct StoreData {
     pub(super) outbox: Vec<OutboxEntry>,
     pub(super) blocks: Vec<HistoryBlock>,
     pub(super) parked: Vec<i64>,
+    /// Calls of the store that fail before it answers again.
+    pub(super) io_errors: usize,
+    pub(super) closed: bool,
 }
 
 /// A store in memory with the real one's rules on versions.
@@ -27,6 +30,17 @@ pub(super) struct MemoryStore(Arc<Mutex<StoreData>>, Arc<Wakeups>);
 impl MemoryStore {
     pub(super) fn data(&self) -> MutexGuard<'_, StoreData> {
         self.0.lock().unwrap()
+    }
+    fn works(&self) -> Result<(), StoreError> {
+        let mut data = self.data();
+        if data.closed {
+            return Err(StoreError::Closed);
+        }
+        if data.io_errors > 0 {
+            data.io_errors -= 1;
+            return Err(StoreError::Io { doing: "read", cause: "disk I/O error".into() });
+        }
+        Ok(())
     }
     pub(super) fn put(&self, view: DeviceView) {
         self.data().views.insert(view.device_id.clone(), view);
@@ -44,19 +58,24 @@ impl SyncSource for MemoryStore {
         &self.1
     }
     async fn devices(&self) -> Result<Vec<DeviceView>, StoreError> {
+        self.works()?;
         Ok(self.data().views.values().cloned().collect())
     }
     async fn device(&self, id: &DeviceId) -> Result<Option<DeviceView>, StoreError> {
+        self.works()?;
         Ok(self.data().views.get(id).cloned())
     }
     async fn peek_executions(&self, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.works()?;
         Ok(self.data().outbox.iter().take(limit).cloned().collect())
     }
     async fn confirm_executions(&self, seqs: Vec<i64>) -> Result<(), StoreError> {
+        self.works()?;
         self.data().outbox.retain(|entry| !seqs.contains(&entry.seq));
         Ok(())
     }
     async fn peek_states(&self, _urgent_only: bool, limit: usize) -> Result<Vec<StateSnapshot>, StoreError> {
+        self.works()?;
         let data = self.data();
         let due = |view: &&DeviceView| {
             view.taken_over_by.is_none() && view.version > data.synced.get(&view.device_id).copied().unwrap_or(0)
@@ -65,29 +84,35 @@ impl SyncSource for MemoryStore {
         Ok(due.map(|view| StateSnapshot { view: view.clone(), urgent: true }).collect())
     }
     async fn confirm_state(&self, device: &DeviceId, version: u64) -> Result<(), StoreError> {
+        self.works()?;
         let mut data = self.data();
         let synced = data.synced.entry(device.clone()).or_default();
         *synced = version.max(*synced);
         Ok(())
     }
     async fn adopt_version(&self, device: &DeviceId, version: u64) -> Result<(), StoreError> {
+        self.works()?;
         let mut data = self.data();
         let view = data.views.get_mut(device).unwrap();
         view.version = view.version.max(version) + 1;
         Ok(())
     }
     async fn taken_over(&self, device: &DeviceId, by: Option<GatewayId>) -> Result<(), StoreError> {
+        self.works()?;
         self.data().views.get_mut(device).unwrap().taken_over_by = by;
         Ok(())
     }
     async fn peek_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.works()?;
         Ok(self.data().blocks.iter().take(limit).cloned().collect())
     }
     async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
+        self.works()?;
         self.data().blocks.retain(|block| !ids.contains(&block.id));
         Ok(())
     }
     async fn park_block(&self, id: i64, _reason: String) -> Result<(), StoreError> {
+        self.works()?;
         let mut data = self.data();
         data.parked.push(id);
         data.blocks.retain(|block| block.id != id);
