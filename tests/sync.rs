@@ -16,7 +16,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use floorgate::clock::Clock;
 use floorgate::shadow::{DeviceView, HistoryBlock, OutboxEntry, StateSnapshot};
-use floorgate::sync::table::{Cause, ExecutionWritten, StateWritten};
+use floorgate::sync::table::{Cause, ExecutionWritten, Settled, StateWritten};
 use floorgate::sync::{CloudTable, CredentialsConfig, DynamoConfig, DynamoTable, SyncError, TableError, provision};
 use floorgate_model::{
     AdminState, CommandId, DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, GatewayId, Reading, Readings,
@@ -285,7 +285,7 @@ async fn a_failed_command_of_the_lambda_is_told_and_undone() {
     bench.lambda("update_config", &[("alert_threshold_psi", "999")], "2026-11-22T09:59:59.987654+00:00").await;
     let parameters = json!({"alert_threshold_psi": "999"});
     let failed = execution("update_config", parameters, ExecutionStatus::Failed);
-    assert_eq!(bench.table.write_execution(&failed).await, Ok(ExecutionWritten::Done));
+    assert_eq!(bench.table.write_execution(&failed, None).await, Ok(ExecutionWritten::Done));
     bench.table.write_state(&state(2)).await.unwrap();
     let item = bench.device().await;
     assert_eq!(text(&item, &["configuration", "alert_threshold_psi"]), Some("150"));
@@ -296,11 +296,79 @@ async fn a_failed_command_of_the_lambda_is_told_and_undone() {
 }
 
 #[tokio::test]
+async fn where_no_configuration_is_known_a_refused_commands_members_are_taken_back() {
+    let bench = Bench::new("bare").await;
+    let bare = |version| {
+        let mut state = state(version);
+        state.view.configuration = None;
+        state
+    };
+    bench.table.write_state(&bare(1)).await.unwrap();
+    bench.lambda("update_config", &[("rate", "999"), ("mode", "x")], "2026-11-22T10:00:00.100000+00:00").await;
+    let mut refused = execution("update_config", json!({"rate": "999", "mode": "x"}), ExecutionStatus::Rejected);
+    refused.record.command_id = CommandId::new("first").unwrap();
+    let view = bare(1).view;
+    // A later command claims one of them before the first one's end is written.
+    bench.lambda("update_config", &[("rate", "7")], "2026-11-22T10:00:20.000000+00:00").await;
+    assert_eq!(bench.table.write_execution(&refused, Some(&view)).await, Ok(ExecutionWritten::Done));
+    let item = bench.device().await;
+    assert_eq!(text(&item, &["configuration", "rate"]), Some("7"), "the later one's");
+    assert_eq!(text(&item, &["configuration", "mode"]), None);
+    assert_eq!(text(&item, &["last_command", "status"]), Some("delivered"));
+
+    let mut later = execution("update_config", json!({"rate": "7"}), ExecutionStatus::TimedOut);
+    later.record.issued_at = at(20_100);
+    assert_eq!(bench.table.write_execution(&later, Some(&view)).await, Ok(ExecutionWritten::Done));
+    let item = bench.device().await;
+    assert!(item["configuration"].as_m().unwrap().is_empty(), "the map itself stays");
+    assert_eq!(text(&item, &["last_command", "status"]), Some("timed_out"));
+    assert_eq!(bench.table.write_state(&bare(2)).await, Ok(StateWritten::Current));
+
+    // Written once more after the outcome; an older view leaves it to a fresher one.
+    bench.lambda("update_config", &[("rate", "7")], "2026-11-22T10:00:20.000000+00:00").await;
+    assert_eq!(bench.table.settle(&later.record, Some(&view)).await, Ok(Settled::Again));
+    assert_eq!(bench.table.settle(&later.record, Some(&bare(2).view)).await, Ok(Settled::Done));
+    assert!(bench.device().await["configuration"].as_m().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn equal_commands_of_a_tool_that_publishes_its_time_are_told_apart() {
+    let bench = Bench::new("equal").await;
+    bench.table.write_state(&state(1)).await.unwrap();
+    let mut first = execution("reboot", json!({}), ExecutionStatus::Failed);
+    first.record.command_id = CommandId::new("first").unwrap();
+    let mut second = execution("reboot", json!({}), ExecutionStatus::Succeeded);
+    second.record.issued_at = at(3_000);
+    bench.lambda("reboot", &[], "2026-11-22T10:00:03.000456+00:00").await;
+    // The first one's end finds the second one's entry within its window, and takes it for its own.
+    for (entry, shown) in [(&first, "failed"), (&second, "succeeded"), (&first, "succeeded")] {
+        bench.table.write_execution(entry, None).await.unwrap();
+        assert_eq!(text(&bench.device().await, &["last_command", "status"]), Some(shown));
+    }
+}
+
+#[tokio::test]
+async fn a_missing_table_of_commands_hides_no_outcome_and_keeps_the_record() {
+    let bench = Bench::new("lacking").await;
+    let lacking = DynamoConfig { commands_table: Some("lacking-nowhere".into()), ..bench.config.clone() };
+    let table = DynamoTable::new(lacking, Clock::set_to(at(0))).unwrap();
+    let failed = execution("reboot", json!({}), ExecutionStatus::Failed);
+    let missing = |written| matches!(written, Err(TableError::Misconfigured { .. }));
+    assert!(missing(table.write_execution(&failed, None).await), "no item either: told as what can be repaired");
+    table.write_state(&state(1)).await.unwrap();
+    bench.lambda("reboot", &[], "2026-11-22T10:00:00.100000+00:00").await;
+    assert!(missing(table.write_execution(&failed, None).await));
+    let item = bench.device().await;
+    assert_eq!(text(&item, &["last_command", "status"]), Some("failed"));
+    assert_eq!(text(&item, &["last_execution", "status"]), Some("failed"));
+}
+
+#[tokio::test]
 async fn a_tool_that_writes_after_the_outcome_is_put_right_at_the_same_version() {
     let bench = Bench::new("settle").await;
     let done = execution("reboot", json!({}), ExecutionStatus::Succeeded);
     bench.table.write_state(&state(3)).await.unwrap();
-    bench.table.write_execution(&done).await.unwrap();
+    bench.table.write_execution(&done, None).await.unwrap();
     bench.lambda("reboot", &[], "2026-11-22T10:00:00.100000+00:00").await;
     bench.table.settle(&done.record, Some(&view(3))).await.unwrap();
     let item = bench.device().await;
@@ -318,7 +386,7 @@ async fn another_commands_entry_is_left_alone() {
     for (parameters, when) in [("1", "2026-11-22T10:00:00.000000+00:00"), ("2", "2026-11-22T10:00:06.000000+00:00")] {
         bench.lambda("update_config", &[("rate", parameters)], when).await;
         let other = execution("update_config", json!({"rate": "2"}), ExecutionStatus::Succeeded);
-        bench.table.write_execution(&other).await.unwrap();
+        bench.table.write_execution(&other, None).await.unwrap();
         assert_eq!(text(&bench.device().await, &["last_command", "status"]), Some("delivered"), "{when}");
     }
 }
@@ -329,7 +397,7 @@ async fn an_execution_never_comes_back_from_its_end() {
     let bench = Bench::new("execution").await;
     let key = [("device_id", "PRESS-1"), ("command_id", "id-reboot")];
     let reboot = |status| execution("reboot", json!({"delay": 5, "note": null}), status);
-    let write = async |status| bench.table.write_execution(&reboot(status)).await.unwrap();
+    let write = async |status| bench.table.write_execution(&reboot(status), None).await.unwrap();
     assert_eq!(write(Created).await, ExecutionWritten::NoDeviceItem, "no device, no item");
     assert!(bench.item(&bench.config.devices_table, &[("device_id", "PRESS-1")]).await.is_none());
     bench.table.write_state(&state(1)).await.unwrap();
