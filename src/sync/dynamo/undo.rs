@@ -39,7 +39,7 @@ enum Judgement {
     /// Newer than what we know of the device.
     Newer,
     /// Take these back.
-    Remove(Update),
+    Remove(Box<Update>),
 }
 
 impl DynamoTable {
@@ -60,7 +60,7 @@ impl DynamoTable {
                 Judgement::Clean => return Ok(Settled::Done),
                 Judgement::Newer => return Ok(Settled::Again),
                 Judgement::Remove(update) => {
-                    match self.update(table, item::device_key(&record.device_id), update).await? {
+                    match self.update(table, item::device_key(&record.device_id), *update).await? {
                         None => return Ok(Settled::Done),
                         Some(now) => stored = now,
                     }
@@ -109,7 +109,7 @@ fn judge(stored: &Item, record: &ExecutionRecord, view: &DeviceView, me: &Gatewa
     if item::version_of(stored) > view.version {
         return Judgement::Newer;
     }
-    Judgement::Remove(removal(stored, configuration, &names))
+    Judgement::Remove(Box::new(removal(stored, configuration, &names)))
 }
 
 /// Removes members while everything that was judged is as it was.

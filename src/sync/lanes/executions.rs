@@ -152,7 +152,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         if now >= self.next_sweep {
             (self.left, self.next_sweep) = (true, now + SWEEP_EVERY);
         }
-        let (tried_to, round) = (self.tried_to, self.round);
+        let tried_to = self.tried_to;
         let mut wrapped = false;
         while self.left {
             let mut old = self.context.source.peek_executions(self.round_at, PEEK).await?;
@@ -167,7 +167,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
                 }
                 continue;
             };
-            let homeless = &mut self.homeless;
+            let (homeless, round) = (&mut self.homeless, self.round);
             old.retain(|entry| match homeless.get_mut(&entry.seq) {
                 Some(waiting) => {
                     waiting.seen_in_round = round;
@@ -227,6 +227,9 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         match answer {
             Ok(ExecutionWritten::NoDeviceItem) => {
                 context.health.succeeded(LANE, 0);
+                if turn == Turn::Again {
+                    self.pace.over();
+                }
                 let next = Instant::now() + NO_ITEM_RETRY;
                 let new = Homeless { tries: 0, next, seen_in_round: self.round };
                 let waiting = self.homeless.entry(entry.seq).or_insert(new);

@@ -38,6 +38,7 @@ async fn of_records_that_all_fail_each_gets_its_turn_and_a_new_one_goes_before_t
     store.put(view("B", 1));
     for _ in 0..20 {
         uploader.sync_once().await.unwrap();
+        tokio::time::advance(Duration::from_millis(500)).await;
     }
     assert!(store.data().outbox.is_empty());
 }
@@ -86,10 +87,10 @@ async fn while_one_device_fails_the_records_and_states_of_others_are_written_at_
         store.data().outbox.push(entry(seq, record("A", &format!("a{number}"), ExecutionStatus::Failed)));
         store.wake();
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let (data, table) = (store.data(), table.data());
-        assert_eq!(table.items[&device("A")].1, data.views[&device("A")], "{number}");
-        assert!(table.executions.iter().any(|record| record.command_id.as_str() == format!("a{number}")));
-        drop((data, table));
+        let shown = table.with(|table| table.items[&device("A")].1.clone());
+        assert_eq!(shown, store.data().views[&device("A")], "{number}");
+        let id = CommandId::new(&format!("a{number}")).unwrap();
+        assert!(table.with(|table| table.outcomes.contains(&id)), "{number}");
         tokio::time::sleep(Duration::from_millis(1_337)).await;
     }
     stop.cancel();
@@ -180,6 +181,21 @@ async fn a_second_look_that_comes_too_early_is_repeated_and_an_outage_does_not_e
     table.data().faults.clear();
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert_eq!(table.with(|table| (table.settle_again, table.settled)), (0, 1));
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_look_is_made_thirty_times_at_most() {
+    let (store, table) = <(MemoryStore, MemoryTable)>::default();
+    store.put(view("B", 1));
+    records_of_b(&store, 1_010);
+    table.data().settle_again = 100_000;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(uploader(&store, &table).run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let looks = 100_000 - table.data().settle_again;
+    assert_eq!(looks, 1_000 * 30, "of the thousand newest");
     stop.cancel();
     running.await.unwrap();
 }
