@@ -51,8 +51,6 @@ struct Tried {
     failed: bool,
     /// By a failure that holds up the lane.
     held: bool,
-    /// The rest was left for later.
-    broken_off: bool,
 }
 
 /// A record whose device has no item yet.
@@ -135,7 +133,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         if !tried.held && !old.is_empty() {
             more |= old_full;
             let later = self.write(old, Turn::Again).await?;
-            tried = Tried { failed: tried.failed | later.failed, held: later.held, ..tried };
+            tried = Tried { failed: tried.failed | later.failed, held: later.held };
         }
         if !tried.failed {
             context.health.widen(LANE);
@@ -208,9 +206,8 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
             let position = if turn == Turn::First { &mut self.tried_to } else { &mut self.round_at };
             *position = (*position).max(entry.seq);
             let one = self.took(answer?, entry, turn).await?;
-            tried = Tried { failed: tried.failed | one.failed, held: tried.held | one.held, ..tried };
+            tried = Tried { failed: tried.failed | one.failed, held: tried.held | one.held };
             if window == 1 && (one.held || (probing && one.failed)) {
-                tried.broken_off = true;
                 break;
             }
         }
@@ -267,7 +264,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
             health.failed_alone(LANE, error);
             self.pace.failed(error);
         }
-        Tried { failed: true, held, broken_off: false }
+        Tried { failed: true, held }
     }
 }
 
