@@ -219,7 +219,7 @@ impl Store {
 
     // ---- lanes out ------------------------------------------------------------------------------------------
 
-    /// The oldest due announcements of a lane.
+    /// The next due announcements of a lane: accepted commands before refused ones, each kind oldest first.
     pub async fn peek_outbox(&self, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
         self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, limit)).await
     }

@@ -123,6 +123,8 @@ pub struct StoreStats {
     pub blocks_parked: u64,
     /// Announcements not yet confirmed, both lanes.
     pub outbox_waiting: u64,
+    /// Commands refused on arrival that went before they were announced everywhere, since the file was made.
+    pub refused_not_announced: u64,
     /// Devices whose state is newer here than in the table.
     pub states_waiting: u64,
     /// Age of the oldest thing that waits, seconds.

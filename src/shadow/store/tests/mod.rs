@@ -4,6 +4,7 @@ mod figures;
 #[cfg(feature = "suites")]
 mod measures;
 mod readings;
+mod refusals;
 mod reported;
 mod room;
 
