@@ -8,6 +8,9 @@
 //!   what somebody has to repair. Failures are forgotten after [`STABLE_AFTER`] without one.
 //! * While something fails, a lane sends one request at a time, as a probe. Throttling halves a lane's window of
 //!   requests in flight; each step without it widens the window by one.
+//! * What begins, what becomes another and what is over is told as [`super::outage`] says, and `status` shows the most
+//!   important of what fails now. A success ends what held up everything, for all lanes: whatever the others last saw,
+//!   their next request tells; what a lane gives up it no longer fails at.
 //! * After an outage the states go first: history waits until they are through, at most [`CATCH_UP_MAX`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +20,8 @@ use floorgate_model::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::table::{Cause, Scope, TableError};
+use super::outage::{Outages, What, cut};
+use super::table::{Cause, TableError};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 
@@ -49,13 +53,14 @@ pub enum LaneName {
 /// How sync fares, for `status`.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 pub struct SyncState {
-    /// The table takes what it is given; false until the first success and from a failure to the next success.
+    /// The table takes what it is given: something was written since start, and nothing that failed is still to be
+    /// tried again.
     pub up: bool,
     /// The last success.
     pub last_success_at: Option<Timestamp>,
     /// The last failure.
     pub last_error_at: Option<Timestamp>,
-    /// What it said. Stays after it has passed; `up` tells whether it has.
+    /// The most important of what fails, in at most 512 bytes. Stays after it has passed; `up` tells whether it has.
     pub last_error: Option<String>,
     /// Requests that failed, since start.
     pub failures: u64,
@@ -69,6 +74,17 @@ pub struct SyncState {
     pub lanes: [LaneState; 3],
 }
 
+impl SyncState {
+    /// What fails now: these lanes, or everything; and how the worst of it is said.
+    fn shows(&mut self, failing: [bool; 3], everything: bool, worst: Option<String>) {
+        for (lane, failing) in self.lanes.iter_mut().zip(failing) {
+            lane.failing = failing;
+        }
+        self.up = self.last_success_at.is_some() && !everything && !failing.contains(&true);
+        self.last_error = worst.or(self.last_error.take());
+    }
+}
+
 /// How one lane fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct LaneState {
@@ -78,7 +94,7 @@ pub struct LaneState {
     pub written: u64,
     /// Requests it may have in flight.
     pub window: usize,
-    /// The table of this lane fails.
+    /// The table of this lane fails, and not everything.
     pub failing: bool,
 }
 
@@ -136,6 +152,14 @@ struct Inner {
     lanes: [Gate; 3],
     windows: [usize; 3],
     catching_up_until: Option<Instant>,
+    outages: Outages,
+}
+
+impl Inner {
+    /// The lanes that fail by themselves.
+    fn failing(&self) -> [bool; 3] {
+        [0, 1, 2].map(|lane| self.lanes[lane].failing)
+    }
 }
 
 /// The owner of retry. Shared by the lanes.
@@ -160,6 +184,7 @@ impl Health {
                 lanes: [Gate::new(), Gate::new(), Gate::new()],
                 windows: [WINDOW_MAX; 3],
                 catching_up_until: Some(Instant::now() + CATCH_UP_MAX),
+                outages: Outages::default(),
             }),
             state: watch::Sender::new(state),
             recovered: Notify::new(),
@@ -199,31 +224,40 @@ impl Health {
 
     /// A request of this lane was carried out; `written` things are in the table by it.
     pub fn succeeded(&self, lane: LaneName, written: usize) {
-        let ended = {
-            let mut inner = self.lock();
-            let own = inner.lanes[lane as usize].succeeded();
-            let all = inner.everything.succeeded();
-            if all {
-                inner.catching_up_until = Some(Instant::now() + CATCH_UP_MAX);
+        let (over, failing, worst) = {
+            let (mut inner, now) = (self.lock(), Instant::now());
+            let mut over = [None, None];
+            if inner.lanes[lane as usize].succeeded() {
+                over[0] = inner.outages.over(What::Lane(lane), now);
             }
-            if all {
+            if inner.everything.succeeded() {
+                over[1] = inner.outages.over(What::Everything, now);
+                inner.catching_up_until = Some(now + CATCH_UP_MAX);
                 self.recovered.notify_one();
             }
-            own || all
+            (over, inner.failing(), inner.outages.worst().map(str::to_owned))
         };
         let now = self.clock.now();
-        let was_up = self.state.borrow().up;
         self.state.send_modify(|state| {
-            state.up = state.lanes.iter().enumerate().all(|(at, other)| at == lane as usize || !other.failing);
             state.last_success_at = Some(now);
-            state.lanes[lane as usize].failing = false;
             state.lanes[lane as usize].written += written as u64;
+            state.shows(failing, false, worst);
         });
-        if ended {
-            tracing::info!(lane = ?lane, "the table takes data again");
-        } else if !was_up {
-            tracing::debug!("the table answers");
+        for over in over.into_iter().flatten() {
+            tracing::info!(lane = ?lane, seconds = over.lasted.as_secs(), tries = over.tries, "the table takes data again");
         }
+    }
+
+    /// What this lane failed at is not tried any more.
+    pub fn gave_up(&self, lane: LaneName) {
+        let (failing, down, worst) = {
+            let mut inner = self.lock();
+            inner.lanes[lane as usize].failing = false;
+            // Not over: the table took nothing. So nothing is told.
+            inner.outages.over(What::Lane(lane), Instant::now());
+            (inner.failing(), inner.everything.failing, inner.outages.worst().map(str::to_owned))
+        };
+        self.state.send_modify(|state| state.shows(failing, down, worst));
     }
 
     /// Part of a request of this lane was carried out.
@@ -251,38 +285,38 @@ impl Health {
         });
     }
 
-    /// A request of this lane failed and will be repeated.
-    pub fn failed(&self, lane: LaneName, error: &TableError) {
+    /// A request of this lane failed and will be repeated. Answers whether it was logged.
+    pub fn failed(&self, lane: LaneName, error: &TableError) -> bool {
         let random = fastrand::f64();
         let throttled = matches!(error, TableError::Retry { cause: Cause::Throttled, .. });
+        let what = What::of(lane, error);
         let mut inner = self.lock();
-        if concerns_everything(error) {
-            inner.everything.failed(error, random);
-        } else {
-            inner.lanes[lane as usize].failed(error, random);
+        match what {
+            What::Everything => inner.everything.failed(error, random),
+            What::Lane(lane) => inner.lanes[lane as usize].failed(error, random),
         }
         if throttled {
             let window = &mut inner.windows[lane as usize];
             *window = (*window / 2).max(1);
         }
         let window = inner.windows[lane as usize];
+        let begun = inner.outages.failed(what, error, Instant::now());
+        let (failing, down) = (inner.failing(), inner.everything.failing);
+        let worst = inner.outages.worst().map(str::to_owned);
         drop(inner);
-        let now = self.clock.now();
-        let text = error.to_string();
-        // Told once when it begins and when it becomes another; a dead link must not fill the journal.
-        let before = self.state.borrow().clone();
-        if before.last_error.as_deref() != Some(&text) || !before.lanes[lane as usize].failing {
-            tracing::warn!(lane = ?lane, error = %text, "the table did not take it");
+        if let Some(begun) = &begun {
+            let passed_over = begun.passed_over;
+            tracing::warn!(lane = ?lane, %error, passed_over, "the table did not take it");
         }
+        let now = self.clock.now();
         self.state.send_modify(|state| {
-            state.up = false;
             state.failures += 1;
             state.throttled += u64::from(throttled);
             state.last_error_at = Some(now);
-            state.last_error = Some(text);
-            state.lanes[lane as usize].failing = true;
             state.lanes[lane as usize].window = window;
+            state.shows(failing, down, worst);
         });
+        begun.is_some()
     }
 
     /// The table will never take one item; the lane goes on without it.
@@ -291,7 +325,7 @@ impl Health {
         self.state.send_modify(|state| {
             state.refused += 1;
             state.last_error_at = Some(now);
-            state.last_error = Some(error.to_string());
+            state.last_error = Some(cut(&error.to_string()).to_owned());
         });
     }
 
@@ -325,10 +359,5 @@ impl Health {
     }
 }
 
-fn concerns_everything(error: &TableError) -> bool {
-    match error {
-        TableError::Retry { cause, .. } => matches!(cause, Cause::Network | Cause::Timeout),
-        TableError::Misconfigured { scope, .. } => *scope == Scope::Everything,
-        TableError::Permanent { .. } => false,
-    }
-}
+#[cfg(test)]
+mod tests;
