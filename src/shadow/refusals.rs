@@ -159,7 +159,7 @@ pub(super) fn prune(connection: &Connection, now: Timestamp, limit: i64) -> Resu
     let cannot = io("tidy the refused commands");
     let mut statement = connection
         .prepare_cached(
-            "DELETE FROM execution WHERE seq IN (SELECT e.seq FROM execution e WHERE e.refused > 0 \
+            "DELETE FROM execution WHERE seq IN (SELECT e.seq FROM execution e INDEXED BY execution_refused WHERE e.refused > 0 \
              AND e.status NOT IN ('created', 'in_progress') AND e.completed_at < ?1 \
              AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.execution = e.seq) ORDER BY e.seq LIMIT ?2)",
         )

@@ -10,7 +10,7 @@
 //!   requests in flight; each step without it widens the window by one.
 //! * What begins, what becomes another and what is over is told as [`super::outage`] says, and `status` shows the most
 //!   important of what fails now. A success ends what held up everything, for all lanes: whatever the others last saw,
-//!   their next request tells; what a lane gives up it no longer fails at.
+//!   their next request tells. A step of a lane in which nothing failed ends what held up that lane: it gave up the rest.
 //! * After an outage the states go first: history waits until they are through, at most [`CATCH_UP_MAX`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -81,7 +81,9 @@ impl SyncState {
             lane.failing = failing;
         }
         self.up = self.last_success_at.is_some() && !everything && !failing.contains(&true);
-        self.last_error = worst.or(self.last_error.take());
+        if worst.is_some() {
+            self.last_error = worst;
+        }
     }
 }
 
@@ -248,18 +250,6 @@ impl Health {
         }
     }
 
-    /// What this lane failed at is not tried any more.
-    pub fn gave_up(&self, lane: LaneName) {
-        let (failing, down, worst) = {
-            let mut inner = self.lock();
-            inner.lanes[lane as usize].failing = false;
-            // Not over: the table took nothing. So nothing is told.
-            inner.outages.over(What::Lane(lane), Instant::now());
-            (inner.failing(), inner.everything.failing, inner.outages.worst().map(str::to_owned))
-        };
-        self.state.send_modify(|state| state.shows(failing, down, worst));
-    }
-
     /// Part of a request of this lane was carried out.
     pub fn wrote(&self, lane: LaneName, written: usize) {
         let now = self.clock.now();
@@ -271,16 +261,26 @@ impl Health {
         }
     }
 
-    /// A step of this lane went through without being throttled.
+    /// A step of this lane went through and nothing failed: what failed before was carried out meanwhile, or given up.
     pub fn widen(&self, lane: LaneName) {
         let mut inner = self.lock();
         let window = &mut inner.windows[lane as usize];
         *window = (*window + 1).min(WINDOW_MAX);
         let window = *window;
+        let failed = std::mem::take(&mut inner.lanes[lane as usize].failing);
+        if failed {
+            // Given up: the table took nothing, so no end is told.
+            inner.outages.over(What::Lane(lane), Instant::now());
+        }
+        let (failing, down) = (inner.failing(), inner.everything.failing);
+        let worst = inner.outages.worst().map(str::to_owned);
         drop(inner);
         self.state.send_if_modified(|state| {
-            let changed = state.lanes[lane as usize].window != window;
+            let changed = failed || state.lanes[lane as usize].window != window;
             state.lanes[lane as usize].window = window;
+            if failed {
+                state.shows(failing, down, worst);
+            }
             changed
         });
     }

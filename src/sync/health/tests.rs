@@ -35,17 +35,17 @@ async fn an_outage_that_every_lane_sees_differently_is_one_line_and_over_with_th
 async fn the_tables_are_up_when_what_failed_last_was_given_up() {
     let (health, slow) = (health(), retry(Cause::Server, "500"));
     let state = health.watch();
-    health.gave_up(LaneName::Executions);
+    health.widen(LaneName::Executions);
     assert!(!state.borrow().up, "nothing was written yet");
     health.succeeded(LaneName::States, 1);
     health.failed(LaneName::Executions, &slow);
     health.succeeded(LaneName::States, 1);
     assert!(!state.borrow().up && state.borrow().lanes[0].failing, "one table fails, the others do not");
-    health.gave_up(LaneName::Executions);
+    health.widen(LaneName::Executions);
     assert!(state.borrow().up && !state.borrow().lanes[0].failing);
     // A dead link is none of what a lane can give up.
     health.failed(LaneName::Executions, &retry(Cause::Timeout, "no answer"));
-    health.gave_up(LaneName::Executions);
+    health.widen(LaneName::Executions);
     assert!(!state.borrow().up);
 }
 

@@ -164,8 +164,6 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
                     context.health.failed(LANE, &error);
                     if now.duration_since(due) < SETTLE_UNTIL {
                         self.settling.push_front((due, record));
-                    } else {
-                        context.health.gave_up(LANE);
                     }
                     return Ok(true);
                 }

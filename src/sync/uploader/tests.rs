@@ -275,6 +275,29 @@ async fn a_store_that_fails_is_asked_again_and_only_a_closed_one_ends_sync() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_look_that_was_given_up_leaves_no_table_down() {
+    let (store, table) = <(MemoryStore, MemoryTable)>::default();
+    store.put(view("A", 1));
+    let mut uploader = uploader(&store, &table);
+    let state = uploader.watch();
+    while uploader.sync_once().await.unwrap() {}
+    store.data().outbox.push(entry(1, record("A", "c1", ExecutionStatus::Succeeded)));
+    uploader.sync_once().await.unwrap();
+    assert!(state.borrow().up && store.data().outbox.is_empty());
+    table.fails((0..10).map(|_| Fault::Before(retry(Cause::Server))));
+    for seconds in [3, 61] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        uploader.sync_once().await.unwrap();
+        assert!(!state.borrow().up, "the second look fails after {seconds} s");
+    }
+    // Nothing is asked of the table any more.
+    uploader.sync_once().await.unwrap();
+    assert!(state.borrow().up);
+    let table = table.data();
+    assert_eq!((table.faults.len(), table.settled), (8, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_history_table_holds_up_no_state() {
     let (store, table) = <(MemoryStore, MemoryTable)>::default();
     let uploader = uploader(&store, &table);
