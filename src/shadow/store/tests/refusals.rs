@@ -56,7 +56,7 @@ fn kept(folder: &Path) -> (i64, i64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3))]
+    #![proptest_config(ProptestConfig::with_cases(2))]
     /// The table is away for a week; a sender never stops sending what is refused, now and then a command is executed.
     #[test]
     fn a_week_of_refused_commands_fills_no_disk_and_hides_no_outcome(
@@ -64,7 +64,7 @@ proptest! {
         executed_every in 20usize..60,
         results_are_away in any::<bool>(),
     ) {
-        const STEPS: usize = 4_000;
+        const STEPS: usize = 2_000;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
