@@ -63,6 +63,7 @@ use std::time::{Duration, Instant};
 use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 
+pub(crate) use self::books::rebuild;
 use self::books::{Account, count};
 use self::offer::Offered;
 use self::open_block::OpenBlock;
