@@ -185,6 +185,14 @@ impl TelemetryDb {
         self.tracks.iter().map(known).collect()
     }
 
+    /// How many readings the quota has cost since the file was made.
+    pub(crate) fn given_up(&self) -> u64 {
+        let of = |account: &Account| {
+            account.ledger.lost.of(LossReason::Thinned).saturating_add(account.ledger.lost.of(LossReason::Quota))
+        };
+        self.accounts.values().map(of).fold(0, u64::saturating_add)
+    }
+
     /// The account with the samples of the journal, but not those that are only staged.
     fn committed(&self, device: &DeviceId, track: &Track) -> Account {
         let mut account = self.accounts.get(&track.row).copied().unwrap_or_default();
