@@ -1,6 +1,7 @@
 mod effects;
 mod failures;
 mod figures;
+mod ledgers;
 #[cfg(feature = "suites")]
 mod measures;
 mod model;
