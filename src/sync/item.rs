@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use floorgate_model::{DeviceId, ExecutionRecord, GatewayId, Reading, table};
 use serde_json::{Map, Value};
 
-use crate::shadow::{DeviceView, HistoryBlock};
+use crate::shadow::{DeviceView, GapRecord, HistoryBlock, MetricSummary};
 
 /// An item, or a map inside one.
 pub(super) type Item = HashMap<String, AttributeValue>;
@@ -62,8 +62,11 @@ fn reading(value: Reading) -> AttributeValue {
     if value.fits_table_number() { number(value) } else { text(value) }
 }
 
-/// An item of `iot-telemetry-history`.
+/// An item of `iot-telemetry-history`: a block of samples, or a gap record.
 pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
+    if let Some(record) = &block.gap {
+        return gap(block, record, gateway);
+    }
     let last = block.offsets_ms.last().copied().unwrap_or(0);
     let end = block.first.saturating_add(std::time::Duration::from_millis(last));
     let column = |values: &Vec<Option<Reading>>| {
@@ -81,6 +84,34 @@ pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
         (table::history::READINGS.to_owned(), AttributeValue::M(readings)),
         (table::history::EXPIRES_AT.to_owned(), number(block.expires_at.as_seconds())),
     ])
+}
+
+/// A gap record: no samples, but how many are missing, since when, and what is left of them.
+fn gap(block: &HistoryBlock, record: &GapRecord, gateway: &GatewayId) -> Item {
+    let mut item = Item::from([
+        (table::devices::DEVICE_ID.to_owned(), text(&block.device_id)),
+        (table::history::TIMESTAMP.to_owned(), text(block.first)),
+        (table::history::FROM.to_owned(), text(record.from)),
+        (table::history::END.to_owned(), text(record.to)),
+        (table::history::COUNT.to_owned(), number(0)),
+        (table::history::LOST.to_owned(), number(record.lost)),
+        (table::history::REASON.to_owned(), text(record.reason)),
+        (table::devices::GATEWAY_ID.to_owned(), text(gateway)),
+        (table::history::EXPIRES_AT.to_owned(), number(block.expires_at.as_seconds())),
+    ]);
+    if !record.summary.is_empty() {
+        let figures = |figures: &MetricSummary| {
+            AttributeValue::M(Item::from([
+                (table::history::MIN.to_owned(), reading(figures.min)),
+                (table::history::MAX.to_owned(), reading(figures.max)),
+                (table::history::MEAN.to_owned(), reading(figures.mean)),
+                (table::history::COUNT.to_owned(), number(figures.count)),
+            ]))
+        };
+        let summary = record.summary.iter().map(|(metric, left)| (metric.clone(), figures(left))).collect();
+        item.insert(table::history::SUMMARY.to_owned(), AttributeValue::M(summary));
+    }
+    item
 }
 
 /// An execution record, field by field as it is published.
@@ -141,6 +172,42 @@ mod tests {
         assert_eq!(value["l"], AttributeValue::L(vec![number(1), text("a")]));
         assert_eq!(map(&value["m"])["k"], AttributeValue::N("-3".into()));
         assert_eq!(value["huge"], AttributeValue::S("1e300".into()), "beyond DynamoDB's numbers");
+    }
+
+    #[test]
+    fn a_gap_record_has_no_samples_and_says_what_is_missing() {
+        let at = |seconds: i64| floorgate_model::Timestamp::from_millis(1_795_341_600_000 + seconds * 1_000);
+        let figure = |value| Reading::new(value).unwrap();
+        let figures = MetricSummary { min: figure(1.5), max: figure(9.0), mean: figure(4.25), count: 240 };
+        let record = GapRecord {
+            from: at(0),
+            to: at(3_600),
+            lost: 240,
+            reason: floorgate_model::LossReason::Thinned,
+            summary: [("pressure_psi".to_owned(), figures)].into(),
+        };
+        let told = HistoryBlock {
+            id: 7,
+            device_id: DeviceId::new("S1").unwrap(),
+            first: at(0),
+            offsets_ms: Vec::new(),
+            readings: BTreeMap::new(),
+            expires_at: at(7_200),
+            gap: Some(record),
+        };
+        let gateway = GatewayId::new("GW").unwrap();
+        let item = block(&told, &gateway);
+        assert_eq!(item["timestamp"], text("2026-11-22T10:00:00.000Z"));
+        assert_eq!((&item["from"], &item["end"]), (&item["timestamp"], &text("2026-11-22T11:00:00.000Z")));
+        assert_eq!((&item["count"], &item["lost"], &item["reason"]), (&number(0), &number(240), &text("thinned")));
+        assert_eq!((&item["gateway_id"], &item["expires_at"]), (&text("GW"), &number(1_795_348_800)));
+        let summary = map(&map(&item["summary"])["pressure_psi"]);
+        assert_eq!((&summary["min"], &summary["max"]), (&number("1.5"), &number(9)));
+        assert_eq!((&summary["mean"], &summary["count"]), (&number("4.25"), &number(240)));
+        assert!(!item.contains_key("readings") && !item.contains_key("offsets_ms"));
+        let mut bare = told;
+        bare.gap.as_mut().unwrap().summary.clear();
+        assert!(!block(&bare, &gateway).contains_key("summary"));
     }
 
     #[test]

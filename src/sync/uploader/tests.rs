@@ -52,6 +52,7 @@ fn view(name: &str, version: u64) -> DeviceView {
         commands_open: 0,
         last_execution: None,
         taken_over_by: None,
+        ledger: floorgate_model::DeviceLedger::default(),
     }
 }
 
@@ -85,6 +86,7 @@ fn block(id: i64, name: &str) -> HistoryBlock {
         offsets_ms: vec![0],
         readings: BTreeMap::new(),
         expires_at: first,
+        gap: None,
     }
 }
 
