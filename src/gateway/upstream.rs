@@ -102,7 +102,8 @@ async fn reject(
         completed_at: Some(now),
         gateway_id,
     };
-    store.journal(NewExecution { record, checked_parameters: serde_json::Map::new() }).await.map(drop)
+    let checked_parameters = serde_json::Map::new();
+    store.journal(NewExecution { record, checked_parameters, received_boot: None }).await.map(drop)
 }
 
 /// Starts the lanes to the tables; answers how they fare.

@@ -24,6 +24,7 @@ use super::report::Answer;
 use super::terms::{DEVICE_QUEUE_MAX, Ending, GATEWAY_QUEUE_MAX, NewExecution, OpenExecution, StoreError};
 use super::words::{io, json, opt_json, opt_time, read_json, read_opt_json, read_opt_time, read_opt_word, read_time};
 use super::words::{read_size, read_word, signed};
+use crate::clock::{BootId, BootTime};
 
 /// Ended executions are kept at least this long.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -39,7 +40,7 @@ const WARNED_MAX: usize = 1_000;
 
 const RECORD: &str = "e.seq, e.command_id, e.device_id, e.command, e.parameters, e.issuer, e.issued_at, e.expires_at, \
     e.received_at, e.status, e.reason, e.message, e.details, e.started_at, e.completed_at, e.gateway_id, \
-    e.checked_parameters, e.answer, e.boot_count_before";
+    e.checked_parameters, e.answer, e.boot_count_before, e.received_boot_id, e.received_boot_ms";
 
 /// An execution with everything the file knows of it.
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ pub(super) fn select(more: &str, rest: &str) -> String {
 }
 
 /// How many columns [`RECORD`] has: the index of the first one after it.
-pub(super) const RECORD_COLUMNS: usize = 19;
+pub(super) const RECORD_COLUMNS: usize = 21;
 
 pub(super) fn read_execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
     let record = ExecutionRecord {
@@ -83,7 +84,11 @@ pub(super) fn read_execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
     let answer = read_answer(row, 17, &record)?;
     let boot_count_before = row.get::<_, Option<i64>>(18)?.and_then(|count| u64::try_from(count).ok());
     let checked_parameters: Map<String, Value> = read_json(row, 16)?;
-    Ok(Execution { seq: row.get(0)?, open: OpenExecution { record, checked_parameters, answer, boot_count_before } })
+    let boot_id = row.get_ref(19)?.as_str_or_null()?.and_then(BootId::parse);
+    let boot_ms: Option<i64> = row.get(20)?;
+    let received_boot = boot_id.zip(boot_ms).map(|(boot_id, ms)| BootTime { boot_id, ms });
+    let open = OpenExecution { record, checked_parameters, answer, boot_count_before, received_boot };
+    Ok(Execution { seq: row.get(0)?, open })
 }
 
 /// As [`read_execution`], but a row whose words cannot be read is left out, so that the others go on. It still counts as
@@ -183,8 +188,9 @@ pub(super) fn insert(connection: &Connection, entry: &NewExecution) -> Result<i6
     let mut statement = connection
         .prepare_cached(
             "INSERT INTO execution (command_id, device_id, command, parameters, issuer, issued_at, expires_at, \
-             received_at, status, reason, message, details, started_at, completed_at, gateway_id, checked_parameters) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+             received_at, status, reason, message, details, started_at, completed_at, gateway_id, checked_parameters, \
+             received_boot_id, received_boot_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )
         .map_err(&cannot)?;
     let row = params![
@@ -204,6 +210,8 @@ pub(super) fn insert(connection: &Connection, entry: &NewExecution) -> Result<i6
         opt_time(record.completed_at),
         record.gateway_id.as_str(),
         json(&entry.checked_parameters),
+        entry.received_boot.map(|at| at.boot_id.to_string()),
+        entry.received_boot.map(|at| at.ms),
     ];
     statement.insert(row).map_err(&cannot)
 }

@@ -35,7 +35,8 @@ const DAMAGED: &str = "the file is damaged; bring back a copy of it, or move it 
     empty one, which no longer knows which commands have run";
 
 /// Every change to the schema since the first, oldest first. Never edit one that was released; append.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE device (
     device_id TEXT PRIMARY KEY,
     device_type TEXT NOT NULL,
@@ -103,7 +104,22 @@ CREATE TABLE session (
     client TEXT PRIMARY KEY,
     filters TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+-- When a command was received by the clock that nothing steps; it counts in the same boot of the machine alone.
+ALTER TABLE execution ADD COLUMN received_boot_id TEXT;
+ALTER TABLE execution ADD COLUMN received_boot_ms INTEGER;
+
+-- The time of day cannot be earlier than this.
+CREATE TABLE clock_floor (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    wall INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    boot_ms INTEGER NOT NULL,
+    right INTEGER NOT NULL
+) STRICT;
+",
+];
 
 /// Makes the folder if need be and locks it; the lock lives as long as the file that is answered.
 pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
@@ -193,7 +209,7 @@ mod tests {
         drop(open(&path).unwrap());
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error}");
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn command(device: &str, name: &str, text: &str) -> NewExecution {
         completed_at: None,
         gateway_id: GatewayId::new("GW").unwrap(),
     };
-    NewExecution { record, checked_parameters: parameters }
+    NewExecution { record, checked_parameters: parameters, received_boot: None }
 }
 
 fn ending(status: ExecutionStatus, effect: Option<Effect>) -> Ending {
