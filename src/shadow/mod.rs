@@ -24,6 +24,7 @@
 //! damage that shows only while it runs is an error until the next start.
 
 mod answers;
+mod clock_floor;
 mod commands;
 mod device;
 mod device_rows;

@@ -35,7 +35,7 @@ use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{device_rows, schema};
+use super::{clock_floor, device_rows, schema};
 use crate::clock::Clock;
 
 /// Requests in one transaction; more wait for the next.
@@ -59,6 +59,7 @@ pub(super) struct Writer {
     now: Instant,
     flushed_at: Instant,
     chores: Chores,
+    floor_saved: clock_floor::Saved,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
     /// Given back last.
@@ -78,6 +79,8 @@ impl Writer {
         let lock = schema::own_folder(&config.state_dir)?;
         let path: PathBuf = config.state_dir.join(schema::STATE_FILE);
         let mut connection = schema::open(&path)?;
+        // First of all: everything below asks for the time.
+        clock_floor::resume(&connection, &clock).map_err(|cause| schema::unreadable(&path, &cause))?;
         let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
         let devices = attach(&mut connection, &config, &clock, &newest, now)
             .map_err(|cause| schema::unreadable(&path, &cause))?;
@@ -99,6 +102,7 @@ impl Writer {
             now,
             flushed_at,
             chores: Chores::new(now),
+            floor_saved: clock_floor::Saved::default(),
             lazy_until,
             _lock: lock,
         })
@@ -221,7 +225,14 @@ impl Writer {
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
+        let with_floor = changes && self.floor_saved.may_travel(self.now);
+        if with_floor {
+            clock_floor::save(connection, &self.clock)?;
+        }
         self.state.commit(self.now)?;
+        if with_floor {
+            self.floor_saved.saved(self.now);
+        }
         self.memory.counted.commits += u64::from(changes);
         for id in &touched {
             if let Some(device) = self.memory.devices.get_mut(id) {
@@ -279,8 +290,21 @@ impl Writer {
             let step = self.flush();
             outcome = outcome.and(step);
         }
+        if self.floor_saved.is_due(now) {
+            let step = self.save_floor();
+            outcome = outcome.and(step);
+        }
         let tidied = self.tidy();
         outcome.and(tidied)
+    }
+
+    /// Writes the clock's floor, though nothing else is written.
+    fn save_floor(&mut self) -> Result<(), StoreError> {
+        let clock = self.clock.clone();
+        let saved = self.state.begin(self.now).and_then(|connection| clock_floor::save(connection, &clock));
+        let saved = saved.and_then(|()| self.commit());
+        self.floor_saved.saved(self.now);
+        saved.inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
 
     fn signal(&mut self) {
@@ -294,7 +318,7 @@ impl Writer {
     /// The last commits, both logs moved into their files.
     fn close(&mut self) -> Result<(), StoreError> {
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
-        let flushed = self.flush();
+        let flushed = self.flush().and_then(|()| self.save_floor());
         let closed = self.state.close();
         telemetry.and(flushed).and(closed)
     }
