@@ -140,6 +140,15 @@ pub(super) fn with_status(connection: &Connection, status: ExecutionStatus) -> R
     rows.filter_map(Result::transpose).map(|found| Ok(found?.open)).collect::<Result<_, _>>().map_err(&cannot)
 }
 
+/// The newest one of a device that can be read.
+pub(super) fn newest_of(connection: &Connection, device: &DeviceId) -> Result<Option<Execution>, StoreError> {
+    let cannot = io("read the journal");
+    let rest = "FROM execution e WHERE e.device_id = ?1 ORDER BY e.seq DESC LIMIT 1";
+    let mut statement = connection.prepare_cached(&select("", rest)).map_err(&cannot)?;
+    let found = statement.query_row([device.as_str()], read_readable).optional().map_err(&cannot)?;
+    Ok(found.flatten())
+}
+
 /// Newest first, of all devices or one.
 pub(super) fn newest(
     connection: &Connection,
@@ -272,8 +281,9 @@ fn write(connection: &Connection, text: &str, seq: i64, answer: &Answer) -> Resu
     statement.execute(params![seq, write_answer(answer)]).map(drop).map_err(&cannot)
 }
 
-/// Removes some of what need not be kept any more. Answers how many.
-pub(super) fn prune(connection: &Connection, now: Timestamp) -> Result<usize, StoreError> {
+/// Removes some of what need not be kept any more. Answers how many. With `by_age` false, only what is too much goes: a
+/// clock that is not known to be right must not make anything old.
+pub(super) fn prune(connection: &Connection, now: Timestamp, by_age: bool) -> Result<usize, StoreError> {
     let cannot = io("tidy the journal");
     let mut statement = connection
         .prepare_cached(
@@ -283,6 +293,6 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> Result<usize, St
              AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.execution = e.seq) ORDER BY e.seq LIMIT ?5)",
         )
         .map_err(&cannot)?;
-    let oldest = now.saturating_sub(KEPT_FOR).as_millis();
+    let oldest = if by_age { now.saturating_sub(KEPT_FOR).as_millis() } else { 0 };
     statement.execute(params![KEPT_MIN, oldest, KEPT_MAX, now.as_millis(), REMOVED_PER_STEP]).map_err(&cannot)
 }

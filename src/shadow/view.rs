@@ -82,6 +82,8 @@ pub struct HistoryBlock {
     pub readings: BTreeMap<String, Vec<Option<floorgate_model::Reading>>>,
     /// TTL.
     pub expires_at: Timestamp,
+    /// Some of its times are a guess for good: the gateway restarted, or gave up waiting, before it knew the time.
+    pub unsynchronised: bool,
 }
 
 /// Where an execution record is still to be announced.
@@ -119,6 +121,8 @@ pub struct StoreStats {
     pub blocks_waiting: u64,
     /// Samples in those blocks.
     pub samples_waiting: u64,
+    /// Samples not yet sent whose time is a guess; they get their right one once the gateway knows it.
+    pub samples_provisional: u64,
     /// Blocks the table refused for good.
     pub blocks_parked: u64,
     /// Announcements not yet confirmed, both lanes.

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use floorgate_model::DeviceId;
+use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -36,7 +36,7 @@ use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
 use super::{clock_floor, device_rows, schema};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 
 /// Requests in one transaction; more wait for the next.
 const BATCH_MAX: usize = 500;
@@ -60,6 +60,8 @@ pub(super) struct Writer {
     flushed_at: Instant,
     chores: Chores,
     floor_saved: clock_floor::Saved,
+    /// While the time is a guess: which one ([`Moment::guess_base`]), and what it said when it began.
+    guess: Option<(i64, Timestamp)>,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
     /// Given back last.
@@ -81,7 +83,8 @@ impl Writer {
         let mut connection = schema::open(&path)?;
         // First of all: everything below asks for the time.
         clock_floor::resume(&connection, &clock).map_err(|cause| schema::unreadable(&path, &cause))?;
-        let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
+        let moment = clock.moment();
+        let (mut samples, newest) = Samples::open(&config, now, &moment)?;
         let devices = attach(&mut connection, &config, &clock, &newest, now)
             .map_err(|cause| schema::unreadable(&path, &cause))?;
         for device in devices.values() {
@@ -91,6 +94,7 @@ impl Writer {
         }
         let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
         let (flushed_at, lazy_until) = (now, None);
+        let guess = moment.guess_base().map(|base| (base, moment.wall));
         Ok(Self {
             config,
             clock,
@@ -103,6 +107,7 @@ impl Writer {
             flushed_at,
             chores: Chores::new(now),
             floor_saved: clock_floor::Saved::default(),
+            guess,
             lazy_until,
             _lock: lock,
         })
@@ -276,7 +281,9 @@ impl Writer {
 
     /// One step of the timers.
     fn tick(&mut self) -> Result<(), StoreError> {
-        let (now, wall) = (self.now, self.clock.now());
+        let (now, moment) = (self.now, self.clock.moment());
+        let wall = moment.wall;
+        self.note_the_time(&moment);
         for device in self.memory.devices.values_mut() {
             device.observer.tick(now);
             self.memory.signals.states |= device.refresh(wall);
@@ -286,6 +293,8 @@ impl Writer {
             let step = self.samples.commit(&mut self.memory, now, wall);
             outcome = outcome.and(step);
         }
+        let step = self.samples.settle(&moment, self.clock.guess_must_do(), &mut self.memory, now);
+        outcome = outcome.and(step);
         if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
             let step = self.flush();
             outcome = outcome.and(step);
@@ -296,6 +305,23 @@ impl Writer {
         }
         let tidied = self.tidy();
         outcome.and(tidied)
+    }
+
+    /// What was noted under a guess moves with it, once the time is known.
+    fn note_the_time(&mut self, moment: &Moment) {
+        let base = moment.guess_base();
+        if self.guess.map(|(base, _)| base) == base {
+            return;
+        }
+        let before = std::mem::replace(&mut self.guess, base.map(|base| (base, moment.wall)));
+        let Some((guessed, since)) = before else { return };
+        let shift = moment.base_ms().saturating_sub(guessed);
+        for device in self.memory.devices.values_mut() {
+            device.time_corrected(since, shift, moment.wall);
+        }
+        if base.is_none() {
+            tracing::info!(now = %moment.wall, quality = ?moment.quality, corrected_by_ms = shift, "the time is known now");
+        }
     }
 
     /// Writes the clock's floor, though nothing else is written.

@@ -71,7 +71,8 @@ pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
         AttributeValue::L(cells.collect())
     };
     let readings = block.readings.iter().map(|(metric, values)| (metric.clone(), column(values))).collect();
-    Item::from([
+    let clock = (table::history::CLOCK.to_owned(), text(table::history::UNSYNCHRONISED));
+    let mut item = Item::from([
         (table::devices::DEVICE_ID.to_owned(), text(&block.device_id)),
         (table::history::TIMESTAMP.to_owned(), text(block.first)),
         (table::history::END.to_owned(), text(end)),
@@ -80,7 +81,9 @@ pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
         (table::history::OFFSETS_MS.to_owned(), AttributeValue::L(block.offsets_ms.iter().map(number).collect())),
         (table::history::READINGS.to_owned(), AttributeValue::M(readings)),
         (table::history::EXPIRES_AT.to_owned(), number(block.expires_at.as_seconds())),
-    ])
+    ]);
+    item.extend(block.unsynchronised.then_some(clock));
+    item
 }
 
 /// An execution record, field by field as it is published.

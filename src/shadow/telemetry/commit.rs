@@ -71,6 +71,7 @@ impl TelemetryDb {
                 rows::save_device(&tx, &device_row(device, track)).map_err(&doing)?;
             }
         }
+        self.eras.save(&tx).map_err(&doing)?;
         if writes == Writes::Nothing {
             append(&tx, &mut tail, &tally, self.staged.segments()).map_err(&doing)?;
         } else {
@@ -85,6 +86,8 @@ impl TelemetryDb {
         tx.commit().map_err(&doing)?;
         let written = usize::try_from(tally.next_block - self.tally.next_block).unwrap_or(0);
         (self.tally, self.tail) = (tally, tail);
+        self.eras.saved();
+        self.count_provisional(writes);
         self.keep_committed(writes, heads);
         Ok(written)
     }
@@ -111,6 +114,7 @@ impl TelemetryDb {
                 previous: head.last_block,
                 samples,
                 body: body::encode(block.samples(), self.history_retention),
+                era: block.era,
             };
             rows::insert_block(tx, &row)?;
             head.last_block = Some(row.id);
@@ -132,11 +136,22 @@ impl TelemetryDb {
         for track in self.tracks.values() {
             for block in track.open_blocks() {
                 for (place, sample) in block.samples().iter().enumerate() {
-                    packer.push(track.row, block.late, place == 0, &sample);
+                    packer.push(track.row, (block.late, block.era), place == 0, &sample);
                 }
             }
         }
         packer
+    }
+
+    /// The provisional ones among the blocks that were just written.
+    fn count_provisional(&mut self, writes: Writes) {
+        let closed = self.closed.iter().filter(|_| writes != Writes::Nothing).map(|closed| &closed.block);
+        let open = self.tracks.values().filter(|_| writes == Writes::All).flat_map(Track::open_blocks);
+        let written = closed.chain(open).filter(|block| block.era.is_some());
+        for samples in written.map(|block| block.samples().len() as u64).collect::<Vec<_>>() {
+            self.eras.blocks += 1;
+            self.eras.samples += samples;
+        }
     }
 
     /// The commit holds: memory follows.

@@ -6,7 +6,8 @@
 //!   it is in exactly one block, whatever happens in between.
 //! * A commit that fails leaves nothing behind, neither in the file nor in memory: not the sample, not the memory of
 //!   having seen it, not its time. Its sender sends it again and it is taken as if for the first time.
-//! * A closed block never changes. Its key (device, time of its first sample) is its own among all blocks kept here.
+//! * A closed block never changes, unless its times are a guess: then it is not sent either until it has its right ones,
+//!   once and for good ([`restamp`]). Its key (device, time of its first sample) is its own among all blocks kept here.
 //! * A report equal to one of the last 256 of its device is folded ([`dedup`]); after a restart, as far as their
 //!   blocks are still kept: sent ones are shed beyond 256 a device, and sooner if the quota asks for it.
 //! * At 20 messages a second of 50 devices and a commit a second, the block device gets at most 600 bytes a message;
@@ -38,6 +39,7 @@ mod commit;
 mod dedup;
 mod open_block;
 mod replay;
+pub(crate) mod restamp;
 mod room;
 mod rows;
 mod samples;
@@ -58,6 +60,7 @@ use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 
 use self::open_block::OpenBlock;
+use self::restamp::Eras;
 use self::rows::Tally;
 use self::segment::{Packer, Tail};
 use self::track::Track;
@@ -86,6 +89,8 @@ pub(crate) struct TelemetryStats {
     pub(crate) samples_open: u64,
     pub(crate) blocks_waiting: u64,
     pub(crate) samples_waiting: u64,
+    /// Samples among them, and among the open ones, whose time is a guess still.
+    pub(crate) samples_provisional: u64,
     pub(crate) blocks_parked: u64,
     /// Time of the oldest sample that the table does not have.
     pub(crate) oldest: Option<Timestamp>,
@@ -124,6 +129,8 @@ pub(crate) struct TelemetryDb {
     unreadable: Option<StoreError>,
     /// No sent block has a lower id.
     sent_from: i64,
+    /// Guesses at the time, and the blocks that wait for the right one.
+    eras: Eras,
 }
 
 impl TelemetryDb {
@@ -178,13 +185,17 @@ impl TelemetryDb {
             }
         }
         let waiting = if blocks > 0 { rows::oldest_waiting(&self.conn, confirmed).map_err(&doing)? } else { None };
+        let provisional =
+            if self.is_provisional() { rows::oldest_provisional(&self.conn).map_err(&doing)? } else { None };
         let open = self.unwritten().map(OpenBlock::first).min();
+        let guessed = self.unwritten().filter(|block| block.era.is_some()).map(|block| block.samples().len() as u64);
         Ok(TelemetryStats {
             samples_open: self.unwritten().map(|block| block.samples().len() as u64).sum(),
             blocks_waiting: count(blocks),
             samples_waiting: count(samples),
+            samples_provisional: self.eras.samples + guessed.sum::<u64>(),
             blocks_parked: count(self.tally.blocks_parked),
-            oldest: waiting.into_iter().chain(open).min().map(Timestamp::from_millis),
+            oldest: waiting.into_iter().chain(provisional).chain(open).min().map(Timestamp::from_millis),
             bytes_on_disk: self.bytes_on_disk(),
         })
     }

@@ -17,7 +17,8 @@ const CACHE_KIB: i32 = 1_024;
 const BUSY_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Each entry takes the file from the schema of its number to the next. The list only grows.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE device (
         row INTEGER PRIMARY KEY,
         name TEXT NOT NULL,
@@ -63,7 +64,19 @@ const MIGRATIONS: &[&str] = &["
         parked_dropped INTEGER NOT NULL
     ) STRICT;
     INSERT INTO tally VALUES (1, 1, 1, 0, 0, 0, 0, 0);
-"];
+",
+    "
+    -- Guesses at the time: one boot of the machine, and what was added to the time since.
+    CREATE TABLE era (
+        id INTEGER PRIMARY KEY,
+        boot_id TEXT NOT NULL,
+        base INTEGER NOT NULL
+    ) STRICT;
+    -- The era of a block whose times are a guess still; `sent` is 2 as long.
+    ALTER TABLE block ADD COLUMN era INTEGER;
+    CREATE INDEX block_provisional ON block (first) WHERE sent = 2;
+",
+];
 
 /// Opens or makes the file and brings it to the newest schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {

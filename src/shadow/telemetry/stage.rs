@@ -6,7 +6,7 @@ use floorgate_model::{DeviceId, Timestamp};
 
 use super::dedup::{Fingerprint, Memory, REPORTS_REMEMBERED};
 use super::samples::Sample;
-use super::track::{Place, origin_of, time_of};
+use super::track::{Place, Placed, origin_of, time_of};
 use super::{ClosedBlock, Staged, TelemetryDb, body, io, rows};
 use crate::shadow::report::TelemetryReport;
 use crate::shadow::store::{StoreError, Taken};
@@ -27,22 +27,24 @@ impl TelemetryDb {
 
         let sample =
             |at| Sample { at, origin: origin_of(device_time, at), seq: report.seq, readings: report.readings.clone() };
-        let Place { mut late, at } = self.track_mut(device).place(asked);
+        let era = report.guess_base_ms.and_then(|base| self.eras.of(base));
+        let Place { mut late, at } =
+            self.track_mut(device).place(asked, device_time == Some(asked), report.received_at.as_millis());
         let mut placed = sample(at);
-        if late && !self.track_mut(device).late.takes(&placed) {
+        if late && !self.track_mut(device).late.takes(&placed, era) {
             placed = sample(self.free_key(device, at));
         }
         // Made unique, a late sample may come to lie after the newest: then it is the newest.
         late = late && self.track_mut(device).newest.is_some_and(|newest| placed.at <= newest);
-        let starts = !self.track_mut(device).lane(late).takes(&placed);
+        let starts = !self.track_mut(device).lane(late).takes(&placed, era);
         if starts {
             placed = sample(self.free_key(device, placed.at));
         }
         let track = self.track_mut(device);
         let row = track.row;
-        let closed = track.put(device.as_str(), late, starts.then_some(now), &placed, asked);
+        let closed = track.put(device.as_str(), Placed { late, era, starts: starts.then_some(now) }, &placed, asked);
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
-        self.staged.push(row, late, starts, &placed);
+        self.staged.push(row, (late, era), starts, &placed);
         Staged { taken: Taken::Stored, at: Timestamp::from_millis(placed.at), is_newest: !late }
     }
 
@@ -103,11 +105,17 @@ impl TelemetryDb {
 
     fn is_key_taken(&self, device: &DeviceId, at: i64) -> rusqlite::Result<bool> {
         let Some(track) = self.tracks.get(device) else { return Ok(false) };
-        let closed = || self.closed.iter().filter(|closed| closed.device == *device).map(|closed| &closed.block);
-        if track.open_blocks().chain(closed()).any(|block| block.first() == at) {
+        if self.is_open_key(device, at) {
             return Ok(true);
         }
         rows::key_taken(&self.conn, track.row, at)
+    }
+
+    /// Whether a block of the device that is not yet written begins at this time.
+    pub(super) fn is_open_key(&self, device: &DeviceId, at: i64) -> bool {
+        let closed = self.closed.iter().filter(|closed| closed.device == *device).map(|closed| &closed.block);
+        let open = self.tracks.get(device).into_iter().flat_map(super::track::Track::open_blocks);
+        open.chain(closed).any(|block| block.first() == at)
     }
 }
 

@@ -111,6 +111,7 @@ impl TelemetryDb {
             offsets_ms: samples.times.iter().map(|at| at.abs_diff(row.first)).collect(),
             readings: samples.columns,
             expires_at: Timestamp::from_millis(end).saturating_add(retention),
+            unsynchronised: body::is_guessed(&row.body),
         })
     }
 }

@@ -73,6 +73,7 @@ fn sample(device: &str, n: i64, psi: f64) -> FloorReport {
         device_time: Some(at),
         seq: None,
         received_at: Timestamp::from_millis(T0),
+        guess_base_ms: None,
         redelivered: false,
         retained: false,
     })

@@ -46,6 +46,7 @@ fn report(offset_ms: i64, value: f64) -> TelemetryReport {
         device_time: Some(at(offset_ms)),
         seq: None,
         received_at: at(offset_ms),
+        guess_base_ms: None,
         redelivered: false,
         retained: false,
     }

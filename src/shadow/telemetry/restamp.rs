@@ -1,0 +1,253 @@
+//! Samples taken before the gateway knew the time: stamped with a guess, kept back, stamped again, sent.
+//!
+//! # Eras
+//!
+//! A guess is boot time plus a constant ([`crate::clock::Moment::guess_base`]). One boot of the machine with one such
+//! constant is an [`Era`]. A block is of one era or of none; one of an era is *provisional*: its row is marked
+//! [`rows::PROVISIONAL`], so it is not among those that wait to be sent. Its samples carry the time of their receipt
+//! by the guess; the time that a device sent is kept beside it and not judged yet, because there is nothing to judge
+//! it by.
+//!
+//! # Settling
+//!
+//! [`TelemetryDb::settle`] makes some provisional blocks final, oldest first, [`SETTLE_STEP`] in a durable transaction
+//! of their own, so that a block's key is fixed before it can be sent, and stays so over a power cut:
+//!
+//! * The time is known and the era is of this boot: every sample moves by the difference between the true and the
+//!   guessed constant. A device's own time is taken if it can be right by then ([`DEVICE_AHEAD_MAX`]).
+//! * The time is known and the era is of an earlier boot, which ended without knowing it: the guess stays, because
+//!   nobody knows how long the machine was off; a device's own time is taken if it does not lie ahead. A block with a
+//!   guess in it is marked as unsynchronised, and kept in the table for as long as if it had been taken now.
+//! * The time is not known, but they have waited for it long enough ([`crate::clock::Clock::guess_must_do`]): all
+//!   guesses stay, marked.
+//!
+//! The samples of a block stay in one block, unless the devices' own times tear them apart; then they become several.
+//! Times within a block strictly increase, and no block begins at a time at which another block kept here begins.
+//!
+//! # What it does not do
+//!
+//! A block once sent is never touched. Blocks that a split adds are not in the chain by which duplicates are known
+//! after a restart. The open blocks of an era are settled when they are closed, 60 s after they began.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use floorgate_model::{DeviceId, Timestamp};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::open_block::OpenBlock;
+use super::rows::{self, BlockRow, Tally};
+use super::samples::{Sample, Samples};
+use super::track::{DEVICE_AHEAD_MAX, DEVICE_TIME_MIN, origin_of};
+use super::{TelemetryDb, body, io};
+use crate::clock::{BootId, Moment};
+use crate::shadow::store::StoreError;
+
+/// Blocks settled in one transaction: some ten milliseconds, for which nothing else is written.
+pub(crate) const SETTLE_STEP: usize = 512;
+/// Eras that are remembered; beyond, the guess of the newest serves, so its samples are not moved exactly. An era is a
+/// start of the gateway, or a hand that sets the clock; all but the newest are forgotten when nothing is provisional.
+pub(crate) const ERAS_MAX: usize = 1_000;
+
+/// Samples stamped with one guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Era {
+    pub(super) id: i64,
+    pub(super) boot_id: BootId,
+    /// The guessed time of day less the time since the boot, milliseconds.
+    pub(super) base: i64,
+    /// The row is in the file.
+    pub(super) stored: bool,
+}
+
+/// The eras, and what still is of them.
+#[derive(Debug, Default)]
+pub(super) struct Eras {
+    pub(super) known: BTreeMap<i64, Era>,
+    /// This boot; every era that begins is of it.
+    pub(super) boot_id: Option<BootId>,
+    /// Provisional rows and their samples.
+    pub(super) blocks: u64,
+    pub(super) samples: u64,
+}
+
+impl Eras {
+    /// The era of this guess, a new one if need be; `None` if the boot is not known.
+    pub(super) fn of(&mut self, base: i64) -> Option<i64> {
+        let boot_id = self.boot_id?;
+        let same = |era: &&Era| era.boot_id == boot_id && era.base == base;
+        if let Some(era) = self.known.values().rev().find(same) {
+            return Some(era.id);
+        }
+        let last = self.known.last_key_value().map(|(id, _)| *id);
+        if self.known.len() >= ERAS_MAX {
+            return last;
+        }
+        let id = last.map_or(1, |last| last + 1);
+        self.known.insert(id, Era { id, boot_id, base, stored: false });
+        Some(id)
+    }
+
+    /// Writes those that the file does not have.
+    pub(super) fn save(&self, tx: &Connection) -> rusqlite::Result<()> {
+        self.known.values().filter(|era| !era.stored).try_for_each(|era| rows::save_era(tx, era))
+    }
+
+    /// They are in the file now.
+    pub(super) fn saved(&mut self) {
+        self.known.values_mut().for_each(|era| era.stored = true);
+    }
+}
+
+/// One block on its way from provisional to final.
+struct Settled {
+    /// In place of the row, and beside it.
+    blocks: Vec<OpenBlock>,
+    /// Some of its times are a guess for good.
+    guessed: bool,
+}
+
+impl TelemetryDb {
+    /// Tells in which boot of the machine this runs; before the first sample.
+    pub(crate) fn booted(&mut self, boot_id: BootId) {
+        self.eras.boot_id = Some(boot_id);
+    }
+
+    /// Whether some rows are provisional.
+    pub(crate) fn is_provisional(&self) -> bool {
+        self.eras.blocks > 0
+    }
+
+    /// One step of settling, if the time is known by now or `must_do`. Answers how many blocks may be sent.
+    pub(crate) fn settle(&mut self, moment: &Moment, must_do: bool, now: Instant) -> Result<usize, StoreError> {
+        if !self.is_provisional() || !(moment.quality.is_exact() || must_do) {
+            return Ok(0);
+        }
+        let doing = io("give samples their right time");
+        let provisional = rows::provisional(&self.conn, SETTLE_STEP).map_err(&doing)?;
+        if provisional.is_empty() {
+            // Whatever the count says: there are no more.
+            (self.eras.blocks, self.eras.samples) = (0, 0);
+            return Ok(0);
+        }
+        self.conn.pragma_update(None, "synchronous", "FULL").map_err(&doing)?;
+        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate).map_err(&doing)?;
+        let (mut tally, mut ready, mut samples) = (self.tally, 0, 0);
+        let last = provisional.len() < SETTLE_STEP;
+        let kept_from = if last { self.first_era_in_use() } else { 0 };
+        for row in &provisional {
+            ready += self.settle_row(&tx, &mut tally, row, moment, now).map_err(&doing)?;
+            samples += u64::try_from(row.samples).unwrap_or(0);
+        }
+        rows::save_tally(&tx, &tally).map_err(&doing)?;
+        rows::drop_eras(&tx, kept_from).map_err(&doing)?;
+        tx.commit().map_err(&doing)?;
+        self.tally = tally;
+        self.eras.known.retain(|id, _| *id >= kept_from);
+        self.eras.blocks = self.eras.blocks.saturating_sub(provisional.len() as u64);
+        self.eras.samples = self.eras.samples.saturating_sub(samples);
+        Ok(ready)
+    }
+
+    /// The first era that a block not yet written is of, or the newest: no row is of an earlier one once all are settled.
+    fn first_era_in_use(&self) -> i64 {
+        let newest = self.eras.known.last_key_value().map_or(0, |(id, _)| *id);
+        self.unwritten().filter_map(|block| block.era).min().unwrap_or(newest)
+    }
+
+    /// Rewrites one row. One that cannot be read is left for the sender to find, who parks it.
+    fn settle_row(
+        &self,
+        tx: &Connection,
+        tally: &mut Tally,
+        row: &BlockRow,
+        moment: &Moment,
+        now: Instant,
+    ) -> rusqlite::Result<usize> {
+        let read = self.names.get(&row.device).zip(body::decode(row.first, &row.body));
+        let Some((device, (kept, mut retention))) = read else {
+            rows::settle_block(tx, row)?;
+            return Ok(1);
+        };
+        let era = row.era.and_then(|era| self.eras.known.get(&era));
+        let shift = era.filter(|era| era.boot_id == moment.boot.boot_id && moment.quality.is_exact());
+        let shift = shift.map(|era| moment.base_ms().saturating_sub(era.base));
+        let settled = self.settled(tx, device, row, &kept, shift, moment, now)?;
+        if settled.guessed && moment.quality.is_exact() {
+            let end = Timestamp::from_millis(kept.last().unwrap_or_default());
+            retention = retention.saturating_add(moment.wall.since(end));
+        }
+        for (place, block) in settled.blocks.iter().enumerate() {
+            let samples = i64::try_from(block.samples().len()).unwrap_or(i64::MAX);
+            let mut body = body::encode(block.samples(), retention);
+            if settled.guessed {
+                body::mark_guessed(&mut body);
+            }
+            let new = BlockRow { first: block.first(), samples, body, era: None, ..row.clone() };
+            if place == 0 {
+                rows::settle_block(tx, &new)?;
+            } else {
+                rows::insert_block(tx, &BlockRow { id: tally.next_block, previous: None, ..new })?;
+                tally.next_block += 1;
+                tally.blocks_waiting += 1;
+            }
+        }
+        Ok(settled.blocks.len())
+    }
+
+    /// The samples of a block under their final times. `shift` is what the guess was wrong by, if that is known.
+    #[expect(clippy::too_many_arguments, reason = "one row with all it is judged by")]
+    fn settled(
+        &self,
+        tx: &Connection,
+        device: &DeviceId,
+        row: &BlockRow,
+        samples: &Samples,
+        shift: Option<i64>,
+        moment: &Moment,
+        now: Instant,
+    ) -> rusqlite::Result<Settled> {
+        let mut times: Vec<(i64, Sample)> = Vec::with_capacity(samples.len());
+        let mut guessed = false;
+        for sample in samples.iter() {
+            let received = shift.map(|shift| sample.at.saturating_add(shift));
+            let told = sample.device_time().filter(|time| can_be_right(*time, received, moment));
+            guessed |= told.is_none() && received.is_none();
+            times.push((told.or(received).unwrap_or(sample.at), sample));
+        }
+        times.sort_by_key(|(at, _)| *at);
+        let era = if guessed { row.era } else { None };
+        let mut blocks: Vec<OpenBlock> = Vec::new();
+        for (mut at, sample) in times {
+            if let Some(last) = blocks.last() {
+                at = at.max(last.last().saturating_add(1));
+            }
+            let placed = |at| Sample { at, origin: origin_of(sample.device_time(), at), ..sample.clone() };
+            let fits = blocks.last().is_some_and(|block| block.takes(&placed(at), None, era));
+            if !fits {
+                while blocks.iter().any(|block| block.first() == at)
+                    || at != row.first && self.is_key_taken_by(tx, device, row.device, at)?
+                {
+                    at = at.saturating_add(1);
+                }
+                blocks.push(OpenBlock::new(device.as_str(), false, era, &placed(at), now));
+            } else if let Some(block) = blocks.last_mut() {
+                block.push(&placed(at));
+            }
+        }
+        Ok(Settled { blocks, guessed })
+    }
+
+    /// Whether another block of the device begins at this time, written or not.
+    fn is_key_taken_by(&self, tx: &Connection, device: &DeviceId, row: i64, at: i64) -> rusqlite::Result<bool> {
+        Ok(self.is_open_key(device, at) || rows::key_taken(tx, row, at)?)
+    }
+}
+
+/// Whether a device's own time may be taken: the time is known, and it is not ahead of the receipt, or where that is
+/// not known, of now.
+fn can_be_right(time: i64, received: Option<i64>, moment: &Moment) -> bool {
+    let latest = received.unwrap_or(moment.wall.as_millis());
+    let ahead = i64::try_from(DEVICE_AHEAD_MAX.as_millis()).unwrap_or(0);
+    moment.quality.is_exact() && time >= DEVICE_TIME_MIN && time <= latest.saturating_add(ahead)
+}
