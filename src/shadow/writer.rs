@@ -17,6 +17,7 @@
 mod attach;
 mod room;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{clock_floor, device_rows, schema};
+use super::{clock_floor, device_rows, ledgers, schema};
 use crate::clock::{Clock, Moment};
 
 /// Requests in one transaction; more wait for the next.
@@ -92,6 +93,7 @@ impl Writer {
                 samples.known_newest(device.id(), at);
             }
         }
+        samples.reconcile(&ledgers::all(&connection)?)?;
         let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
         let (flushed_at, lazy_until) = (now, None);
         let guess = moment.guess_base().map(|base| (base, moment.wall));
@@ -159,6 +161,11 @@ impl Writer {
                     }
                     let outcome = self.give_turn(&mut *work, &mut done);
                     done.push((work, outcome));
+                }
+                Kind::Lost(losses, reply) => {
+                    let (now, wall) = (self.now, self.clock.now());
+                    // Whoever no longer waits wants no answer.
+                    let _ = reply.send(self.samples.declare_lost(losses, &mut self.memory, now, wall));
                 }
                 Kind::Tick(reply) => ticks.push(reply),
                 Kind::Close(reply) => {
@@ -233,6 +240,10 @@ impl Writer {
         let with_floor = changes && self.floor_saved.may_travel(self.now);
         if with_floor {
             clock_floor::save(connection, &self.clock)?;
+        }
+        let ledgers = if touched.is_empty() { BTreeMap::new() } else { self.samples.known_ledgers() };
+        for (id, known) in ledgers.iter().filter(|(id, _)| self.memory.touched.contains(*id)) {
+            ledgers::save(connection, id, known)?;
         }
         self.state.commit(self.now)?;
         if with_floor {

@@ -35,6 +35,7 @@ use std::time::Instant;
 use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use super::books::Books;
 use super::open_block::OpenBlock;
 use super::rows::{self, BlockRow, Tally};
 use super::samples::{Sample, Samples};
@@ -44,7 +45,7 @@ use crate::clock::{BootId, Moment};
 use crate::shadow::store::StoreError;
 
 /// Blocks settled in one transaction: some ten milliseconds, for which nothing else is written.
-pub(crate) const SETTLE_STEP: usize = 512;
+pub(crate) const SETTLE_STEP: i64 = 512;
 /// Eras that are remembered; beyond, the guess of the newest serves, so its samples are not moved exactly. An era is a
 /// start of the gateway, or a hand that sets the clock; all but the newest are forgotten when nothing is provisional.
 pub(crate) const ERAS_MAX: usize = 1_000;
@@ -93,6 +94,12 @@ impl Eras {
         self.known.values().filter(|era| !era.stored).try_for_each(|era| rows::save_era(tx, era))
     }
 
+    /// Provisional rows are none any more.
+    pub(super) fn gone(&mut self, blocks: u64, samples: u64) {
+        self.blocks = self.blocks.saturating_sub(blocks);
+        self.samples = self.samples.saturating_sub(samples);
+    }
+
     /// They are in the file now.
     pub(super) fn saved(&mut self) {
         self.known.values_mut().for_each(|era| era.stored = true);
@@ -132,20 +139,20 @@ impl TelemetryDb {
         }
         self.conn.pragma_update(None, "synchronous", "FULL").map_err(&doing)?;
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate).map_err(&doing)?;
-        let (mut tally, mut ready, mut samples) = (self.tally, 0, 0);
-        let last = provisional.len() < SETTLE_STEP;
+        let mut books = Books::new(self.tally, &self.accounts);
+        let (mut ready, mut samples) = (0, 0);
+        let last = (provisional.len() as u64) < SETTLE_STEP.unsigned_abs();
         let kept_from = if last { self.first_era_in_use() } else { 0 };
         for row in &provisional {
-            ready += self.settle_row(&tx, &mut tally, row, moment, now).map_err(&doing)?;
+            ready += self.settle_row(&tx, &mut books.tally, row, moment, now).map_err(&doing)?;
             samples += u64::try_from(row.samples).unwrap_or(0);
         }
-        rows::save_tally(&tx, &tally).map_err(&doing)?;
+        let balance = books.save(&tx).map_err(&doing)?;
         rows::drop_eras(&tx, kept_from).map_err(&doing)?;
         tx.commit().map_err(&doing)?;
-        self.tally = tally;
+        self.keep_balance(balance);
         self.eras.known.retain(|id, _| *id >= kept_from);
-        self.eras.blocks = self.eras.blocks.saturating_sub(provisional.len() as u64);
-        self.eras.samples = self.eras.samples.saturating_sub(samples);
+        self.eras.gone(provisional.len() as u64, samples);
         Ok(ready)
     }
 

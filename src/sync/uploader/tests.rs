@@ -51,6 +51,7 @@ fn view(name: &str, version: u64) -> DeviceView {
         commands_open: 0,
         last_execution: None,
         taken_over_by: None,
+        ledger: floorgate_model::DeviceLedger::default(),
     }
 }
 
@@ -85,6 +86,7 @@ fn block(id: i64, name: &str) -> HistoryBlock {
         readings: BTreeMap::new(),
         expires_at: first,
         unsynchronised: false,
+        gap: None,
     }
 }
 
