@@ -16,8 +16,8 @@
 //! * The time is known and the era is of this boot: every sample moves by the difference between the true and the
 //!   guessed constant. A device's own time is taken if it can be right by then ([`DEVICE_AHEAD_MAX`]).
 //! * The time is known and the era is of an earlier boot, which ended without knowing it: the guess stays, because
-//!   nobody knows how long the machine was off; a device's own time is taken if it does not lie ahead. A block with a
-//!   guess in it is marked as unsynchronised, and kept in the table for as long as if it had been taken now.
+//!   nobody knows how long the machine was off; a device's own time is taken if it does not lie ahead. Samples with a
+//!   guess get blocks of their own, marked as unsynchronised, and kept in the table for as long as if taken now.
 //! * The time is not known, but they have waited for it long enough ([`crate::clock::Clock::guess_must_do`]): all
 //!   guesses stay, marked.
 //!
@@ -106,13 +106,8 @@ impl Eras {
     }
 }
 
-/// One block on its way from provisional to final.
-struct Settled {
-    /// In place of the row, and beside it.
-    blocks: Vec<OpenBlock>,
-    /// Some of its times are a guess for good.
-    guessed: bool,
-}
+/// A sample and the time it gets.
+type Timed = (i64, Sample);
 
 impl TelemetryDb {
     /// Tells in which boot of the machine this runs; before the first sample.
@@ -172,22 +167,24 @@ impl TelemetryDb {
         now: Instant,
     ) -> rusqlite::Result<usize> {
         let read = self.names.get(&row.device).zip(body::decode(row.first, &row.body));
-        let Some((device, (kept, mut retention))) = read else {
+        let Some((device, (kept, retention))) = read else {
             rows::settle_block(tx, row)?;
             return Ok(1);
         };
         let era = row.era.and_then(|era| self.eras.known.get(&era));
         let shift = era.filter(|era| era.boot_id == moment.boot.boot_id && moment.quality.is_exact());
         let shift = shift.map(|era| moment.base_ms().saturating_sub(era.base));
-        let settled = self.settled(tx, device, row, &kept, shift, moment, now)?;
-        if settled.guessed && moment.quality.is_exact() {
-            let end = Timestamp::from_millis(kept.last().unwrap_or_default());
-            retention = retention.saturating_add(moment.wall.since(end));
-        }
-        for (place, block) in settled.blocks.iter().enumerate() {
+        let (known, guessed) = times(&kept, shift, moment);
+        let mut blocks: Vec<OpenBlock> = Vec::new();
+        self.pack(tx, device, row, None, known, &mut blocks, now)?;
+        self.pack(tx, device, row, row.era.or(Some(0)), guessed, &mut blocks, now)?;
+        for (place, block) in blocks.iter().enumerate() {
             let samples = i64::try_from(block.samples().len()).unwrap_or(i64::MAX);
-            let mut body = body::encode(block.samples(), retention);
-            if settled.guessed {
+            let late = moment.wall.since(Timestamp::from_millis(block.last()));
+            let from_now = block.era.is_some() && moment.quality.is_exact();
+            let kept_for = if from_now { retention.saturating_add(late) } else { retention };
+            let mut body = body::encode(block.samples(), kept_for);
+            if block.era.is_some() {
                 body::mark_guessed(&mut body);
             }
             let new = BlockRow { first: block.first(), samples, body, era: None, ..row.clone() };
@@ -199,56 +196,68 @@ impl TelemetryDb {
                 tally.blocks_waiting += 1;
             }
         }
-        Ok(settled.blocks.len())
+        Ok(blocks.len())
     }
 
-    /// The samples of a block under their final times. `shift` is what the guess was wrong by, if that is known.
-    #[expect(clippy::too_many_arguments, reason = "one row with all it is judged by")]
-    fn settled(
+    /// Packs samples under their final times into blocks that the row becomes; `era` is there if the times are a guess.
+    #[expect(clippy::too_many_arguments, reason = "one row with all that its blocks must not collide with")]
+    fn pack(
         &self,
         tx: &Connection,
         device: &DeviceId,
         row: &BlockRow,
-        samples: &Samples,
-        shift: Option<i64>,
-        moment: &Moment,
+        era: Option<i64>,
+        samples: Vec<Timed>,
+        blocks: &mut Vec<OpenBlock>,
         now: Instant,
-    ) -> rusqlite::Result<Settled> {
-        let mut times: Vec<(i64, Sample)> = Vec::with_capacity(samples.len());
-        let mut guessed = false;
-        for sample in samples.iter() {
-            let received = shift.map(|shift| sample.at.saturating_add(shift));
-            let told = sample.device_time().filter(|time| can_be_right(*time, received, moment));
-            guessed |= told.is_none() && received.is_none();
-            times.push((told.or(received).unwrap_or(sample.at), sample));
-        }
-        times.sort_by_key(|(at, _)| *at);
-        let era = if guessed { row.era } else { None };
-        let mut blocks: Vec<OpenBlock> = Vec::new();
-        for (mut at, sample) in times {
-            if let Some(last) = blocks.last() {
-                at = at.max(last.last().saturating_add(1));
-            }
+    ) -> rusqlite::Result<()> {
+        let usual = usual_distance(&samples);
+        let mut last = None;
+        for (mut at, sample) in samples {
+            at = last.map_or(at, |last: i64| at.max(last.saturating_add(1)));
             let placed = |at| Sample { at, origin: origin_of(sample.device_time(), at), ..sample.clone() };
-            let fits = blocks.last().is_some_and(|block| block.takes(&placed(at), None, era));
-            if !fits {
-                while blocks.iter().any(|block| block.first() == at)
-                    || at != row.first && self.is_key_taken_by(tx, device, row.device, at)?
-                {
-                    at = at.saturating_add(1);
+            match blocks.last_mut().filter(|block| block.takes(&placed(at), usual, era)) {
+                Some(block) => block.push(&placed(at)),
+                None => {
+                    while blocks.iter().any(|block| block.first() == at)
+                        || at != row.first && self.is_key_taken_by(tx, device, row.device, at)?
+                    {
+                        at = at.saturating_add(1);
+                    }
+                    blocks.push(OpenBlock::new(device.as_str(), false, era, &placed(at), now));
                 }
-                blocks.push(OpenBlock::new(device.as_str(), false, era, &placed(at), now));
-            } else if let Some(block) = blocks.last_mut() {
-                block.push(&placed(at));
             }
+            last = Some(at);
         }
-        Ok(Settled { blocks, guessed })
+        Ok(())
     }
 
     /// Whether another block of the device begins at this time, written or not.
     fn is_key_taken_by(&self, tx: &Connection, device: &DeviceId, row: i64, at: i64) -> rusqlite::Result<bool> {
         Ok(self.is_open_key(device, at) || rows::key_taken(tx, row, at)?)
     }
+}
+
+/// The samples of a block in the order of their final times: those whose time is known, and those where it stays a
+/// guess. `shift` is what the guess was wrong by, if that is known.
+fn times(samples: &Samples, shift: Option<i64>, moment: &Moment) -> (Vec<Timed>, Vec<Timed>) {
+    let (mut known, mut guessed) = (Vec::new(), Vec::new());
+    for sample in samples.iter() {
+        let received = shift.map(|shift| sample.at.saturating_add(shift));
+        let told = sample.device_time().filter(|time| can_be_right(*time, received, moment));
+        match told.or(received) {
+            Some(at) => known.push((at, sample)),
+            None => guessed.push((sample.at, sample)),
+        }
+    }
+    known.sort_by_key(|(at, _)| *at);
+    (known, guessed)
+}
+
+/// The distance on average: what was one block shall not fall apart because its device reports seldom.
+fn usual_distance(samples: &[Timed]) -> Option<i64> {
+    let ((first, _), (last, _)) = samples.first().zip(samples.last())?;
+    last.saturating_sub(*first).checked_div(i64::try_from(samples.len()).ok()?.saturating_sub(1))
 }
 
 /// Whether a device's own time may be taken: the time is known, and it is not ahead of the receipt, or where that is

@@ -356,7 +356,7 @@ pub(super) fn park(conn: &Connection, id: i64, reason: &str) -> rusqlite::Result
 /// Answers the block that was dropped.
 pub(super) fn drop_oldest_parked(conn: &Connection) -> rusqlite::Result<Option<BlockRow>> {
     let sql = "DELETE FROM parked WHERE id = (SELECT min(id) FROM parked)
-               RETURNING id, device, first, previous, samples, body";
+               RETURNING id, device, first, previous, samples, body, NULL";
     conn.prepare_cached(sql)?.query_row([], read_block).optional()
 }
 

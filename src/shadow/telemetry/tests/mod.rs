@@ -6,6 +6,7 @@ mod lifecycle;
 mod measures;
 mod model;
 mod packing;
+mod restamp;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 
 use super::{Staged, TelemetryDb, TelemetryStats};
 use crate::shadow::report::TelemetryReport;
+use crate::shadow::store::Taken;
 use crate::shadow::view::HistoryBlock;
 
 /// 2026-11-22T10:00:00Z.
