@@ -296,3 +296,23 @@ pub(super) fn prune(connection: &Connection, now: Timestamp, by_age: bool) -> Re
     let oldest = if by_age { now.saturating_sub(KEPT_FOR).as_millis() } else { 0 };
     statement.execute(params![KEPT_MIN, oldest, KEPT_MAX, now.as_millis(), REMOVED_PER_STEP]).map_err(&cannot)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_may_be_wrong_makes_no_command_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = crate::shadow::schema::open(&folder.path().join("state.db")).unwrap();
+        let rows = format!(
+            "INSERT INTO execution (command_id, device_id, command, parameters, issued_at, expires_at, received_at, status, \
+             completed_at, gateway_id, checked_parameters) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+             WHERE i < {KEPT_MIN} + 5) SELECT i, 'A', 'reboot', '{{}}', 0, 0, 0, 'succeeded', 0, 'GW', '{{}}' FROM n"
+        );
+        connection.execute_batch(&rows).unwrap();
+        let in_a_year = Timestamp::from_millis(365 * 86_400_000);
+        assert_eq!(prune(&connection, in_a_year, false).unwrap(), 0);
+        assert_eq!(prune(&connection, in_a_year, true).unwrap(), 5);
+    }
+}

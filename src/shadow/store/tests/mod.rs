@@ -1,3 +1,4 @@
+mod clocks;
 mod effects;
 mod failures;
 mod figures;
