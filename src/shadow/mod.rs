@@ -16,7 +16,8 @@
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
 //! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
 //!   256 reports of a device changes nothing.
-//! * A block of samples is immutable from the moment it is closed: its key and its bytes never change.
+//! * A block of samples is immutable from the moment it is closed: its key and its bytes never change. The exception are
+//!   blocks taken before the gateway knew the time: they are not sent until they have their right times, once for good.
 //!
 //! # What it does not do
 //!

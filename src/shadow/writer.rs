@@ -88,7 +88,8 @@ impl Writer {
         let (mut samples, newest) = Samples::open(&config, now, &moment)?;
         let devices = attach(&mut connection, &config, &clock, &newest, now)
             .map_err(|cause| schema::unreadable(&path, &cause))?;
-        for device in devices.values() {
+        // A time of a guess is no time to go on from; and while there is only a guess, nobody knows which is which.
+        for device in devices.values().filter(|_| moment.quality.is_exact()) {
             if let Some(at) = device.view.last_reading_at {
                 samples.known_newest(device.id(), at);
             }

@@ -64,6 +64,10 @@ impl TelemetryDb {
     fn replay_eras(&mut self) -> rusqlite::Result<()> {
         let eras = rows::eras(&self.conn)?;
         self.eras.known = eras.into_iter().map(|era| (era.id, era)).collect();
+        // A block holds no more than a minute.
+        let newest = rows::newest_provisional(&self.conn)?;
+        let age = i64::try_from(super::BLOCK_AGE_MAX.as_millis()).unwrap_or(0);
+        self.eras.newest_kept = newest.map(|first| first.saturating_add(age));
         (self.eras.blocks, self.eras.samples) = rows::count_provisional(&self.conn)?;
         Ok(())
     }

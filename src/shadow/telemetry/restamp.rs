@@ -46,8 +46,8 @@ use crate::shadow::store::StoreError;
 
 /// Blocks settled in one transaction: some ten milliseconds, for which nothing else is written.
 pub(crate) const SETTLE_STEP: i64 = 512;
-/// Eras that are remembered; beyond, the guess of the newest serves, so its samples are not moved exactly. An era is a
-/// start of the gateway, or a hand that sets the clock; all but the newest are forgotten when nothing is provisional.
+/// Eras that are remembered; beyond, the guess of the newest goes on, whatever the clock shows. An era is a start of the
+/// gateway, or a hand that sets the clock; all but the newest are forgotten when nothing is provisional.
 pub(crate) const ERAS_MAX: usize = 1_000;
 
 /// Samples stamped with one guess.
@@ -67,26 +67,27 @@ pub(super) struct Eras {
     pub(super) known: BTreeMap<i64, Era>,
     /// This boot; every era that begins is of it.
     pub(super) boot_id: Option<BootId>,
+    /// The guess that samples come with now, and its era.
+    current: Option<(i64, Era)>,
+    /// No provisional row holds a later time; as the file was opened.
+    pub(super) newest_kept: Option<i64>,
     /// Provisional rows and their samples.
     pub(super) blocks: u64,
     pub(super) samples: u64,
 }
 
 impl Eras {
-    /// The era of this guess, a new one if need be; `None` if the boot is not known.
-    pub(super) fn of(&mut self, base: i64) -> Option<i64> {
+    /// A new era with this base; the newest one if there are too many. `None` if the boot is not known.
+    fn begin(&mut self, base: i64) -> Option<Era> {
         let boot_id = self.boot_id?;
-        let same = |era: &&Era| era.boot_id == boot_id && era.base == base;
-        if let Some(era) = self.known.values().rev().find(same) {
-            return Some(era.id);
+        let last = self.known.last_key_value().map(|(_, era)| *era);
+        let full = self.known.len() >= ERAS_MAX;
+        if let Some(newest) = last.filter(|newest| full && newest.boot_id == boot_id) {
+            return Some(newest);
         }
-        let last = self.known.last_key_value().map(|(id, _)| *id);
-        if self.known.len() >= ERAS_MAX {
-            return last;
-        }
-        let id = last.map_or(1, |last| last + 1);
-        self.known.insert(id, Era { id, boot_id, base, stored: false });
-        Some(id)
+        let era = Era { id: last.map_or(1, |last| last.id + 1), boot_id, base, stored: false };
+        self.known.insert(era.id, era);
+        Some(era)
     }
 
     /// Writes those that the file does not have.
@@ -113,6 +114,27 @@ impl TelemetryDb {
     /// Tells in which boot of the machine this runs; before the first sample.
     pub(crate) fn booted(&mut self, boot_id: BootId) {
         self.eras.boot_id = Some(boot_id);
+    }
+
+    /// The era of this guess, and the time by it of what was received at `received` by the clock.
+    ///
+    /// An era's guess lies after all that is kept from before, where that lies ahead by no more than the age of the
+    /// clock's floor and of a device's clock may explain: so the order holds even if the time never becomes known.
+    pub(super) fn guess(&mut self, base: i64, received: i64) -> Option<(i64, i64)> {
+        let era = match self.eras.current.filter(|(guess, _)| *guess == base) {
+            Some((_, era)) => era,
+            None => {
+                let ahead = received.saturating_add(i64::try_from(DEVICE_AHEAD_MAX.as_millis()).unwrap_or(0));
+                let kept = self.tracks.values().flat_map(|track| [track.newest, track.newest_guess]).flatten();
+                let kept = kept.chain(self.eras.newest_kept);
+                let newest = kept.filter(|newest| (received..=ahead).contains(newest)).max();
+                let lift = newest.map_or(0, |newest| newest.saturating_add(1).saturating_sub(received));
+                self.eras.begin(base.saturating_add(lift))?
+            }
+        };
+        self.eras.current = Some((base, era));
+        // The same time since the boot, by the guess of the era.
+        Some((era.id, received.saturating_sub(base).saturating_add(era.base)))
     }
 
     /// Whether some rows are provisional.

@@ -172,6 +172,11 @@ pub(super) fn oldest_provisional(conn: &Connection) -> rusqlite::Result<Option<i
     conn.prepare_cached("SELECT min(first) FROM block WHERE sent = 2")?.query_row([], |row| row.get(0))
 }
 
+/// When the newest provisional block begins.
+pub(super) fn newest_provisional(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT max(first) FROM block WHERE sent = 2")?.query_row([], |row| row.get(0))
+}
+
 /// A provisional block gets its final form, and waits to be sent.
 pub(super) fn settle_block(conn: &Connection, block: &BlockRow) -> rusqlite::Result<()> {
     let sql = "UPDATE block SET first = ?2, samples = ?3, body = ?4, sent = 0, era = NULL WHERE id = ?1";

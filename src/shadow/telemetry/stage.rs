@@ -16,7 +16,9 @@ impl TelemetryDb {
     pub(crate) fn stage(&mut self, report: &TelemetryReport, now: Instant) -> Staged {
         let device = &report.device_id;
         self.touch(device);
-        let asked = time_of(report);
+        let received = report.received_at.as_millis();
+        let guess = report.guess_base_ms.and_then(|base| self.guess(base, received));
+        let (era, asked) = guess.map_or_else(|| (None, time_of(report)), |(era, guess)| (Some(era), guess));
         let device_time = report.device_time.map(Timestamp::as_millis);
         let fingerprint = Fingerprint::of(device_time, report.seq, &report.readings);
         let memory = self.track_mut(device).memory.get_or_insert_default();
@@ -27,9 +29,10 @@ impl TelemetryDb {
 
         let sample =
             |at| Sample { at, origin: origin_of(device_time, at), seq: report.seq, readings: report.readings.clone() };
-        let era = report.guess_base_ms.and_then(|base| self.eras.of(base));
+        let track = self.track_mut(device);
+        let by_device = device_time == Some(asked);
         let Place { mut late, at } =
-            self.track_mut(device).place(asked, device_time == Some(asked), report.received_at.as_millis());
+            if era.is_some() { track.place_guess(asked) } else { track.place(asked, by_device, received) };
         let mut placed = sample(at);
         if late && !self.track_mut(device).late.takes(&placed, era) {
             placed = sample(self.free_key(device, at));

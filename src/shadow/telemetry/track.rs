@@ -63,6 +63,8 @@ pub(super) struct Track {
     pub(super) newest: Option<i64>,
     /// That time before it was made unique.
     pub(super) newest_asked: Option<i64>,
+    /// The newest guess ([`super::restamp`]); it says nothing of the times that are known.
+    pub(super) newest_guess: Option<i64>,
     /// The last reports; `None` until they are needed.
     pub(super) memory: Option<Memory>,
     /// The block closed last, where the chain of its blocks begins.
@@ -101,6 +103,7 @@ impl Track {
             stored: false,
             newest: None,
             newest_asked: None,
+            newest_guess: None,
             memory: None,
             last_block: None,
             last_live: None,
@@ -133,6 +136,13 @@ impl Track {
         Place { late: true, at: asked.max(after) }
     }
 
+    /// Where a sample shall go whose time is a guess: the next one of its kind, unless the guess was put back.
+    pub(super) fn place_guess(&self, asked: i64) -> Place {
+        let ahead = i64::try_from(DEVICE_AHEAD_MAX.as_millis()).unwrap_or(0);
+        let before = self.newest_guess.filter(|guess| *guess <= asked.saturating_add(ahead));
+        Place { late: false, at: before.map_or(asked, |guess| asked.max(guess.saturating_add(1))) }
+    }
+
     /// Puts a sample, which asked for the time `asked`, where it belongs: into the open block, or with `starts` into a
     /// new one. Answers the block that this closes.
     pub(super) fn put(
@@ -151,7 +161,9 @@ impl Track {
             }
             (block, starts) => starts.and_then(|now| block.replace(OpenBlock::new(device, late, era, put, now))),
         };
-        if !late {
+        if era.is_some() {
+            self.newest_guess = Some(put.at);
+        } else if !late {
             let put_back = self.newest.is_some_and(|newest| put.at <= newest);
             self.newest = Some(put.at);
             self.newest_asked = if put_back { Some(asked) } else { self.newest_asked.max(Some(asked)) };

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, Floor};
-use crate::shadow::telemetry::restamp::SETTLE_STEP;
+use crate::shadow::telemetry::restamp::{ERAS_MAX, SETTLE_STEP};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: i64 = 3_600_000;
@@ -125,6 +125,38 @@ fn what_came_before_the_time_was_known_waits_and_is_sent_under_its_right_time() 
 }
 
 #[test]
+fn a_floor_older_than_the_last_readings_costs_neither_their_order_nor_an_instant() {
+    for known_at_last in [true, false] {
+        let mut site = Site::booted_in_1970();
+        site.synchronise(0);
+        let old = site.clock.floor();
+        site.pass(Duration::from_secs(50));
+        site.report(None);
+        site.bench.commit();
+        site.clock.reboot(Timestamp::EPOCH);
+        site.clock.resume(old);
+        site.restart();
+        for _ in 0..3 {
+            site.report(None);
+            site.pass(Duration::from_secs(10));
+        }
+        site.bench.close_blocks();
+        site.settle(!known_at_last);
+        site.synchronise(0);
+        site.report(None);
+        site.bench.close_blocks();
+        while site.settle(false) > 0 {}
+        let samples = site.samples();
+        let order: Vec<u64> = samples.iter().map(|(value, ..)| *value).collect();
+        assert_eq!(order, [1, 2, 3, 4, 5], "{samples:?}");
+        if known_at_last {
+            let times: Vec<i64> = samples.iter().map(|(_, at, _)| *at).collect();
+            assert_eq!(times, [50_000, 50_000 + 1, 60_000, 70_000, 80_000], "{samples:?}");
+        }
+    }
+}
+
+#[test]
 fn a_devices_own_time_is_judged_once_the_time_is_known() {
     let mut site = Site::booted_in_1970();
     let years_ahead = START_MS + 70 * YEAR;
@@ -196,7 +228,7 @@ fn what_an_earlier_boot_never_knew_the_time_of_keeps_its_order_and_says_so() {
     let times = site.samples();
     let guesses: Vec<u64> = times.iter().filter(|(.., marked)| *marked).map(|(value, ..)| *value).collect();
     assert!(guesses.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
-    assert!(times.contains(&(1, -DAY, true)) && times.contains(&(6, 3 * 15_000 - DAY + 15_000, true)), "{times:?}");
+    assert!(times.contains(&(1, -DAY, true)) && times.contains(&(6, 60_001 - DAY, true)), "{times:?}");
     assert!(times.contains(&(4, 20_000, false)), "the device knew better: {times:?}");
     for block in site.bench.blocks().iter().filter(|block| block.unsynchronised) {
         assert!(block.expires_at >= Timestamp::from_millis(site.truth).saturating_add(RETENTION), "kept from now on");
@@ -234,6 +266,23 @@ fn settling_goes_in_steps_and_a_crash_between_them_loses_nothing() {
     assert_eq!(site.settle(false), 0);
     let expected: Vec<_> = (0..blocks).map(|n| (n as u64 + 1, i64::try_from(n).unwrap() * 61_000, false)).collect();
     assert_eq!(site.samples(), expected);
+}
+
+#[test]
+fn the_thousand_and_first_guess_counts_as_the_newest() {
+    let mut site = Site::booted_in_1970();
+    for n in 0..=ERAS_MAX {
+        site.clock.put(at(i64::try_from(n).unwrap() * HOUR));
+        site.report(None);
+        site.pass(Duration::from_secs(1));
+    }
+    assert_eq!(site.bench.db().eras.known.len(), ERAS_MAX);
+    site.bench.close_blocks();
+    site.synchronise(0);
+    while site.settle(false) > 0 {}
+    let expected: Vec<_> = (0..=ERAS_MAX).map(|n| (n as u64 + 1, i64::try_from(n).unwrap() * 1_000, false)).collect();
+    assert_eq!(site.samples(), expected);
+    assert_eq!(site.bench.db().eras.known.len(), 1, "all but the newest are forgotten");
 }
 
 #[test]
