@@ -63,6 +63,8 @@ pub(super) struct Samples {
     full: bool,
     /// Which boot of the machine this is.
     boot_id: BootId,
+    /// The time was known when it was looked at last: then what the devices show is no guess.
+    time_known: bool,
     /// The ledgers as the file had them when it broke.
     known: BTreeMap<DeviceId, KnownLedger>,
 }
@@ -88,6 +90,7 @@ impl Samples {
             quota_bytes: config.quota_bytes,
             full: false,
             boot_id: moment.boot.boot_id,
+            time_known: moment.quality.is_exact(),
             known: BTreeMap::new(),
         };
         Ok((samples, newest))
@@ -202,6 +205,7 @@ impl Samples {
         memory: &mut Memory,
         now: Instant,
     ) -> Result<(), StoreError> {
+        self.time_known = moment.quality.is_exact();
         let due = (moment.quality.is_exact() || must_do) && self.db.as_ref().is_some_and(TelemetryDb::is_provisional);
         if !due {
             return Ok(());
@@ -358,7 +362,7 @@ impl Samples {
         match TelemetryDb::open_or_replace(&self.path, self.history_retention, now, wall) {
             Ok((mut db, _)) => {
                 db.booted(self.boot_id);
-                for device in memory.devices.values() {
+                for device in memory.devices.values().filter(|_| self.time_known) {
                     if let Some(at) = device.view.last_reading_at {
                         db.known_newest(device.id(), at);
                     }
@@ -394,7 +398,9 @@ fn is_fresh(at: Timestamp, report: &TelemetryReport, silence: Duration) -> bool 
 /// A reading that cannot be taken is a live sign all the same; one that comes again says nothing new.
 fn heard(report: &TelemetryReport, memory: &mut Memory, now: Instant, wall: Timestamp) {
     let Some(device) = memory.devices.get_mut(&report.device_id) else { return };
-    let at = report.device_time.unwrap_or(report.received_at);
+    // A device's time cannot be judged while the gateway's is a guess.
+    let judged = report.device_time.filter(|_| report.guess_base_ms.is_none());
+    let at = judged.unwrap_or(report.received_at);
     if !report.redelivered && is_fresh(at, report, device.observer.silence()) {
         device.observer.reported(now);
         device.seen(report.received_at);

@@ -117,9 +117,14 @@ impl TelemetryDb {
 
     /// Whether a block of the device that is not yet written begins at this time.
     pub(super) fn is_open_key(&self, device: &DeviceId, at: i64) -> bool {
+        self.unwritten_keys(device).contains(&at)
+    }
+
+    /// When the blocks of the device begin that are not yet written; few.
+    pub(super) fn unwritten_keys(&self, device: &DeviceId) -> Vec<i64> {
         let closed = self.closed.iter().filter(|closed| closed.device == *device).map(|closed| &closed.block);
         let open = self.tracks.get(device).into_iter().flat_map(super::track::Track::open_blocks);
-        open.chain(closed).any(|block| block.first() == at)
+        open.chain(closed).map(super::OpenBlock::first).collect()
     }
 }
 
