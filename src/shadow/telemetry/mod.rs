@@ -209,11 +209,13 @@ impl TelemetryDb {
     /// Figures, as if the blocks in `confirmed` were marked as sent; cheap enough to ask for after every commit.
     pub(crate) fn stats(&self, confirmed: &BTreeSet<i64>) -> Result<TelemetryStats, StoreError> {
         let doing = io("find the oldest block");
-        let (mut blocks, mut samples) = (self.tally.blocks_waiting, self.tally.samples_waiting);
+        let Tally { blocks_waiting: mut blocks, samples_waiting: mut samples, gaps_waiting: mut gaps, .. } = self.tally;
         for id in confirmed {
             if let Some(confirmed) = rows::if_waiting(&self.conn, *id).map_err(&doing)? {
                 blocks -= 1;
                 samples -= confirmed.samples;
+            } else if gap::is_waiting(&self.conn, *id).map_err(&doing)? {
+                gaps -= 1;
             }
         }
         let waiting = if blocks > 0 { rows::oldest_waiting(&self.conn, confirmed).map_err(&doing)? } else { None };
@@ -227,7 +229,7 @@ impl TelemetryDb {
             samples_waiting: count(samples),
             samples_provisional: self.eras.samples + guessed.sum::<u64>(),
             blocks_parked: count(self.tally.blocks_parked),
-            gaps_waiting: count(self.tally.gaps_waiting),
+            gaps_waiting: count(gaps),
             oldest: waiting.into_iter().chain(provisional).chain(open).min().map(Timestamp::from_millis),
             bytes_on_disk: self.bytes_on_disk(),
         })

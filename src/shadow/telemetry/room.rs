@@ -81,7 +81,8 @@ impl TelemetryDb {
     pub(super) fn shed(&mut self) -> Result<(), StoreError> {
         let from = self.sent_from;
         let last = self.change(Flush::Later, "shed sent blocks", |tx, books| {
-            let shed = rows::shed_sent(tx, from, SHED_STEP)?;
+            // No more than there are: looking for others would read the whole file.
+            let shed = rows::shed_sent(tx, from, SHED_STEP.min(books.tally.blocks_sent))?;
             // Fewer than a step: whatever the tally says, there are no more.
             let left = books.tally.blocks_sent - i64::try_from(shed.len()).unwrap_or(0);
             books.tally.blocks_sent = if shed.is_empty() { 0 } else { left.max(0) };

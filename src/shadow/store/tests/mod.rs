@@ -2,6 +2,7 @@ mod clocks;
 mod effects;
 mod failures;
 mod figures;
+mod ledgers;
 #[cfg(feature = "suites")]
 mod measures;
 mod model;
