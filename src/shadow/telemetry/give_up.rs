@@ -30,7 +30,7 @@ use crate::shadow::store::StoreError;
 /// Blocks thinned in one step at most.
 const STEP: u64 = 256;
 /// Bytes of the quota for one block of a step, so that with a small quota too the log of a step stays a small part of it.
-const QUOTA_PER_BLOCK: u64 = 64 * 1024;
+const QUOTA_PER_BLOCK: u64 = 256 * 1024;
 /// Records of thinned readings dropped in one step.
 const DROP_STEP: usize = 256;
 /// Gap records looked at in one step.

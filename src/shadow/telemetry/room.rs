@@ -34,10 +34,8 @@ impl TelemetryDb {
             self.empty_long_log(bytes)?;
         }
         self.empty_log()?;
-        let log_pages = u32::try_from(bytes / LOG_PART / files::PAGE_BYTES).unwrap_or(u32::MAX);
-        let log_pages = log_pages.clamp(1, files::PAGES_PER_STEP);
         for _ in 0..STEPS_AT_ONCE {
-            if self.bytes_on_disk() <= bytes || !self.give_pages_back(0, log_pages)? {
+            if self.bytes_on_disk() <= bytes || !self.give_pages_back(0, pages_at_once(bytes))? {
                 break;
             }
             self.empty_log()?;
@@ -58,7 +56,7 @@ impl TelemetryDb {
         if self.tally.blocks_sent >= self.sent_kept() + SHED_STEP {
             return self.shed().map(|()| true);
         }
-        self.give_pages_back(files::FREE_PAGES_KEPT, files::PAGES_PER_STEP)
+        self.give_pages_back(files::FREE_PAGES_KEPT, pages_at_once(bytes))
     }
 
     /// Copies the log into the file and cuts it, without waiting for anyone.
@@ -105,4 +103,10 @@ impl TelemetryDb {
         let lazily = self.conn.pragma_update(None, "synchronous", "NORMAL");
         lazily.and_then(|()| files::give_back_some(&self.conn, keep, most)).map_err(io("give free pages back"))
     }
+}
+
+/// Pages given back in one step: each is written to the log, which must stay a small part of the quota.
+fn pages_at_once(bytes: u64) -> u32 {
+    let pages = u32::try_from(bytes / LOG_PART / files::PAGE_BYTES).unwrap_or(u32::MAX);
+    pages.clamp(1, files::PAGES_PER_STEP)
 }

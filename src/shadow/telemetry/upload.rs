@@ -27,9 +27,17 @@ impl TelemetryDb {
         Ok(blocks)
     }
 
-    pub(super) fn waiting_gaps(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+    pub(super) fn waiting_gaps(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         let waiting = gap::waiting(&self.conn, limit).map_err(io("read waiting gap records"))?;
-        Ok(waiting.into_iter().filter_map(|gap| self.gap_record(gap)).collect())
+        let (known, nameless): (Vec<Gap>, Vec<Gap>) =
+            waiting.into_iter().partition(|gap| self.names.contains_key(&gap.device));
+        if !nameless.is_empty() {
+            tracing::warn!(records = nameless.len(), "gap records of a device whose name cannot be read are set aside");
+            self.change(Flush::Later, "set gap records aside", |tx, books| {
+                nameless.iter().try_for_each(|gap| gap::refuse(tx, books, gap.id))
+            })?;
+        }
+        Ok(known.into_iter().filter_map(|gap| self.gap_record(gap)).collect())
     }
 
     pub(super) fn waiting_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
