@@ -30,7 +30,6 @@ const LOOK_THROUGH: usize = 50;
 pub(super) struct Service {
     house: House,
     gateway: floorgate_model::GatewayId,
-    started_at: Timestamp,
     started: Instant,
     floor: FloorSide,
     cloud: Option<(String, Vec<watch::Receiver<mqtt::link::LinkState>>)>,
@@ -53,13 +52,17 @@ impl Service {
         let address = config.dynamodb.as_ref().map(|db| db.endpoint_url.clone().unwrap_or_else(|| db.region.clone()));
         Self {
             gateway: config.gateway.id.clone(),
-            started_at: house.clock.now(),
             started: Instant::now(),
             floor,
             cloud,
             tables: address.zip(tables),
             house,
         }
+    }
+
+    /// When it started, by what the clock says now: at the start it may not have known the time.
+    fn started_at(&self) -> Timestamp {
+        self.house.clock.now().saturating_sub(self.started.elapsed())
     }
 
     async fn status(&self) -> Result<StatusReport, StoreError> {
@@ -81,7 +84,7 @@ impl Service {
         Ok(StatusReport {
             gateway_id: self.gateway.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.started_at,
+            started_at: self.started_at(),
             uptime_seconds: self.started.elapsed().as_secs(),
             clock: self.house.clock.state(),
             store: serde_json::to_value(stats).unwrap_or_default(),
@@ -101,7 +104,7 @@ impl Service {
             FloorSide::Endpoint { handle, address } => LinkReport {
                 address: address.clone(),
                 state: LinkState::Up,
-                since: Some(self.started_at),
+                since: Some(self.started_at()),
                 connections: u64::try_from(handle.stats().clients).ok(),
                 problem: None,
             },

@@ -98,7 +98,8 @@ async fn reject(
         gateway_id,
     };
     let device = record.device_id.clone();
-    match store.journal(NewExecution { record, checked_parameters: serde_json::Map::new() }).await? {
+    let checked_parameters = serde_json::Map::new();
+    match store.journal(NewExecution { record, checked_parameters, received_boot: None }).await? {
         Journalled::New(record) => refused::journalled(refusals, &record),
         // The same bytes once more.
         Journalled::Duplicate(known) if known.reason == Some(Reason::Malformed) => {}

@@ -36,7 +36,8 @@ impl Turn<'_> {
         let seq = journal::insert(self.connection, &entry, bytes)?;
         let record = entry.record.clone();
         let (checked_parameters, answer, boot_count_before) = (Map::new(), None, None);
-        let open = OpenExecution { record: entry.record, checked_parameters, answer, boot_count_before };
+        let received_boot = entry.received_boot;
+        let open = OpenExecution { record: entry.record, checked_parameters, answer, boot_count_before, received_boot };
         self.moved(&Execution { seq, open })?;
         if refused {
             refusals::keep_few(self.connection, &record.device_id, self.wall)?;

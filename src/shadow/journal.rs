@@ -32,6 +32,7 @@ use super::terms::{DEVICE_QUEUE_MAX, Ending, GATEWAY_QUEUE_MAX, NewExecution, Op
 use super::words::{io, json, opt_json, opt_time, read_json, read_opt_json, read_opt_time, read_opt_word, read_time};
 use super::words::{read_size, read_word, signed};
 use super::{outbox, refusals};
+use crate::clock::{BootId, BootTime};
 
 /// Ended executions are kept at least this long.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -49,7 +50,7 @@ const WARNED_MAX: usize = 1_000;
 
 const RECORD: &str = "e.seq, e.command_id, e.device_id, e.command, e.parameters, e.issuer, e.issued_at, e.expires_at, \
     e.received_at, e.status, e.reason, e.message, e.details, e.started_at, e.completed_at, e.gateway_id, \
-    e.checked_parameters, e.answer, e.boot_count_before";
+    e.checked_parameters, e.answer, e.boot_count_before, e.received_boot_id, e.received_boot_ms";
 
 /// An execution with everything the file knows of it.
 #[derive(Debug, Clone)]
@@ -70,7 +71,7 @@ pub(super) fn select(more: &str, rest: &str) -> String {
 }
 
 /// How many columns [`RECORD`] has: the index of the first one after it.
-pub(super) const RECORD_COLUMNS: usize = 19;
+pub(super) const RECORD_COLUMNS: usize = 21;
 
 pub(super) fn read_execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
     let record = ExecutionRecord {
@@ -93,7 +94,11 @@ pub(super) fn read_execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
     let answer = read_answer(row, 17, &record)?;
     let boot_count_before = row.get::<_, Option<i64>>(18)?.and_then(|count| u64::try_from(count).ok());
     let checked_parameters: Map<String, Value> = read_json(row, 16)?;
-    Ok(Execution { seq: row.get(0)?, open: OpenExecution { record, checked_parameters, answer, boot_count_before } })
+    let boot_id = row.get_ref(19)?.as_str_or_null()?.and_then(BootId::parse);
+    let boot_ms: Option<i64> = row.get(20)?;
+    let received_boot = boot_id.zip(boot_ms).map(|(boot_id, ms)| BootTime { boot_id, ms });
+    let open = OpenExecution { record, checked_parameters, answer, boot_count_before, received_boot };
+    Ok(Execution { seq: row.get(0)?, open })
 }
 
 /// As [`read_execution`], but a row whose words cannot be read is left out, so that the others go on. It still counts as
@@ -143,6 +148,15 @@ pub(super) fn with_status(connection: &Connection, status: ExecutionStatus) -> R
     let mut statement = connection.prepare_cached(&select("", &rest)).map_err(&cannot)?;
     let rows = statement.query_map([], read_readable).map_err(&cannot)?;
     rows.filter_map(Result::transpose).map(|found| Ok(found?.open)).collect::<Result<_, _>>().map_err(&cannot)
+}
+
+/// The newest one of a device that can be read.
+pub(super) fn newest_of(connection: &Connection, device: &DeviceId) -> Result<Option<Execution>, StoreError> {
+    let cannot = io("read the journal");
+    let rest = "FROM execution e WHERE e.device_id = ?1 ORDER BY e.seq DESC LIMIT 1";
+    let mut statement = connection.prepare_cached(&select("", rest)).map_err(&cannot)?;
+    let found = statement.query_row([device.as_str()], read_readable).optional().map_err(&cannot)?;
+    Ok(found.flatten())
 }
 
 /// Newest first, of all devices or one.
@@ -201,7 +215,8 @@ pub(super) fn insert(connection: &Connection, entry: &NewExecution, refused: i64
         .prepare_cached(
             "INSERT INTO execution (command_id, device_id, command, parameters, issuer, issued_at, expires_at, \
              received_at, status, reason, message, details, started_at, completed_at, gateway_id, checked_parameters, \
-             refused) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             refused, received_boot_id, received_boot_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         )
         .map_err(&cannot)?;
     let row = params![
@@ -222,6 +237,8 @@ pub(super) fn insert(connection: &Connection, entry: &NewExecution, refused: i64
         record.gateway_id.as_str(),
         json(&entry.checked_parameters),
         refused,
+        entry.received_boot.map(|at| at.boot_id.to_string()),
+        entry.received_boot.map(|at| at.ms),
     ];
     statement.insert(row).map_err(&cannot)
 }
@@ -282,9 +299,10 @@ fn write(connection: &Connection, text: &str, seq: i64, answer: &Answer) -> Resu
     statement.execute(params![seq, write_answer(answer)]).map(drop).map_err(&cannot)
 }
 
-/// Removes some of what need not be kept any more. Answers how many.
-pub(super) fn prune(connection: &Connection, now: Timestamp) -> Result<usize, StoreError> {
-    let refused = refusals::prune(connection, now, REMOVED_PER_STEP)?;
+/// Removes some of what need not be kept any more. Answers how many. With `by_age` false, only what is too much goes: a
+/// clock that is not known to be right must not make anything old.
+pub(super) fn prune(connection: &Connection, now: Timestamp, by_age: bool) -> Result<usize, StoreError> {
+    let refused = if by_age { refusals::prune(connection, now, REMOVED_PER_STEP)? } else { 0 };
     let left = REMOVED_PER_STEP - i64::try_from(refused).unwrap_or(REMOVED_PER_STEP);
     let Some(beyond_min) = beyond(connection, KEPT_MIN)? else { return Ok(refused) };
     let beyond_max = beyond(connection, KEPT_MAX)?.unwrap_or(0);
@@ -298,6 +316,7 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> Result<usize, St
         )
         .map_err(&cannot)?;
     let [oldest, protected] = [KEPT_FOR, LIFETIME_MAX].map(|time| now.saturating_sub(time).as_millis());
+    let oldest = if by_age { oldest } else { 0 };
     let row = params![beyond_min, oldest, beyond_max, now.as_millis(), protected, left];
     Ok(refused + statement.execute(row).map_err(&cannot)?)
 }
@@ -313,4 +332,24 @@ fn beyond(connection: &Connection, count: i64) -> Result<Option<i64>, StoreError
         )
         .map_err(&cannot)?;
     statement.query_row([count], |row| row.get(0)).optional().map_err(&cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_may_be_wrong_makes_no_command_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = crate::shadow::schema::open(&folder.path().join("state.db")).unwrap();
+        let rows = format!(
+            "INSERT INTO execution (command_id, device_id, command, parameters, issued_at, expires_at, received_at, status, \
+             completed_at, gateway_id, checked_parameters) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+             WHERE i < {KEPT_MIN} + 5) SELECT i, 'A', 'reboot', '{{}}', 0, 0, 0, 'succeeded', 0, 'GW', '{{}}' FROM n"
+        );
+        connection.execute_batch(&rows).unwrap();
+        let in_a_year = Timestamp::from_millis(365 * 86_400_000);
+        assert_eq!(prune(&connection, in_a_year, false).unwrap(), 0);
+        assert_eq!(prune(&connection, in_a_year, true).unwrap(), 5);
+    }
 }

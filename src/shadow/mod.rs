@@ -22,7 +22,8 @@
 //!   (the room's `refusals` says how few), and outcomes are announced before refusals.
 //! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
 //!   256 reports of a device changes nothing.
-//! * A block of samples is immutable from the moment it is closed: its key and its bytes never change.
+//! * A block of samples is immutable from the moment it is closed: its key and its bytes never change. The exception are
+//!   blocks taken before the gateway knew the time: they are not sent until they have their right times, once for good.
 //!
 //! # What it does not do
 //!
@@ -30,6 +31,7 @@
 //! damage that shows only while it runs is an error until the next start.
 
 mod answers;
+mod clock_floor;
 mod commands;
 mod device;
 mod device_rows;

@@ -134,6 +134,20 @@ CREATE TABLE ledger (
     newest INTEGER
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- When a command was received by the clock that nothing steps; it counts in the same boot of the machine alone.
+ALTER TABLE execution ADD COLUMN received_boot_id TEXT;
+ALTER TABLE execution ADD COLUMN received_boot_ms INTEGER;
+
+-- The time of day cannot be earlier than this.
+CREATE TABLE clock_floor (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    wall INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    boot_ms INTEGER NOT NULL,
+    right INTEGER NOT NULL
+) STRICT;
+",
 ];
 
 /// Makes the folder if need be and locks it; the lock lives as long as the file that is answered.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use super::report::Answer;
+use crate::clock::BootTime;
 
 /// Telemetry messages that make a commit worth its flash: at 20 a second, one commit a second.
 pub const COMMIT_BATCH: usize = 20;
@@ -147,6 +148,8 @@ pub struct NewExecution {
     pub record: ExecutionRecord,
     /// The parameters in the device's types, for the driver.
     pub checked_parameters: Map<String, Value>,
+    /// When it was received, on the clock that nothing steps.
+    pub received_boot: Option<BootTime>,
 }
 
 /// What the journal did with a new execution.
@@ -172,6 +175,8 @@ pub struct OpenExecution {
     pub answer: Option<Answer>,
     /// `boot_count` of the device when the intent was committed.
     pub boot_count_before: Option<u64>,
+    /// When it was received, on the clock that nothing steps; `None` if the journal does not tell.
+    pub received_boot: Option<BootTime>,
 }
 
 /// How an execution ends.

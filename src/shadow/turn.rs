@@ -185,6 +185,7 @@ impl Turn<'_> {
             samples_open: telemetry.samples_open,
             blocks_waiting: telemetry.blocks_waiting,
             samples_waiting: telemetry.samples_waiting,
+            samples_provisional: telemetry.samples_provisional,
             blocks_parked: telemetry.blocks_parked,
             gaps_waiting: telemetry.gaps_waiting,
             ledger,
@@ -210,7 +211,7 @@ impl Turn<'_> {
             } else if Device::is_reboot(&record) && record.started_at.is_some() {
                 device.observer.reboot(None, now);
             }
-            device.executing(&record, open);
+            device.executing(execution.seq, &record, open);
             if record.status.is_terminal() {
                 // The tools may have written to the table before they knew how it ends.
                 device.changed_urgently(wall);

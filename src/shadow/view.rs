@@ -85,6 +85,8 @@ pub struct HistoryBlock {
     pub readings: BTreeMap<String, Vec<Option<Reading>>>,
     /// TTL.
     pub expires_at: Timestamp,
+    /// Some of its times are a guess for good: the gateway restarted, or gave up waiting, before it knew the time.
+    pub unsynchronised: bool,
     /// It is no block but a gap record: then `first` is its key alone, and there are no samples.
     pub gap: Option<GapRecord>,
 }
@@ -161,6 +163,8 @@ pub struct StoreStats {
     pub blocks_waiting: u64,
     /// Samples in those blocks.
     pub samples_waiting: u64,
+    /// Samples not yet sent whose time is a guess; they get their right one once the gateway knows it.
+    pub samples_provisional: u64,
     /// Blocks the table refused for good.
     pub blocks_parked: u64,
     /// Gap records not yet accepted by the table.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::table::Table;
 use crate::cli::words;
+use crate::clock::Quality;
 use crate::control::{DeviceReport, LinkReport, LinkState, StatusReport, SyncReport};
 
 /// Unattached ids that are named; of more only the number is.
@@ -88,7 +89,19 @@ fn clock(report: &StatusReport) -> String {
         }
         (false, None) => "neither synchronised nor confirmed by the table".to_owned(),
     };
-    if clock.trusted { format!("trusted, {why}") } else { format!("NOT trusted, {why}: commands are refused") }
+    let mut text =
+        if clock.trusted { format!("trusted, {why}") } else { format!("NOT trusted, {why}: commands are refused") };
+    match clock.quality {
+        Quality::Synchronised | Quality::Agreed | Quality::Declared => {}
+        Quality::HeldOver => text.push_str(", held over since it last was"),
+        Quality::Told => text.push_str(", readings are stamped with the time the table tells"),
+        Quality::Unsynchronised => text.push_str(&format!(", a guess not before {}", clock.floor)),
+    }
+    let waiting = report.store.get("samples_provisional").and_then(Value::as_u64).unwrap_or(0);
+    if waiting > 0 {
+        text.push_str(&format!(", {waiting} samples wait for their right time"));
+    }
+    text
 }
 
 /// `sends`: there are tables that what is stored goes to.

@@ -86,6 +86,7 @@ fn block(id: i64, name: &str) -> HistoryBlock {
         offsets_ms: vec![0],
         readings: BTreeMap::new(),
         expires_at: first,
+        unsynchronised: false,
         gap: None,
     }
 }

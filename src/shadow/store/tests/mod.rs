@@ -1,3 +1,4 @@
+mod clocks;
 mod effects;
 mod failures;
 mod figures;
@@ -77,6 +78,7 @@ fn sample(device: &str, n: i64, psi: f64) -> FloorReport {
         device_time: Some(at),
         seq: None,
         received_at: Timestamp::from_millis(T0),
+        guess_base_ms: None,
         redelivered: false,
         retained: false,
     })
@@ -135,7 +137,7 @@ fn command(device: &str, name: &str, text: &str) -> NewExecution {
         completed_at: None,
         gateway_id: GatewayId::new("GW").unwrap(),
     };
-    NewExecution { record, checked_parameters: parameters }
+    NewExecution { record, checked_parameters: parameters, received_boot: None }
 }
 
 fn ending(status: ExecutionStatus, effect: Option<Effect>) -> Ending {

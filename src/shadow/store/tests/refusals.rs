@@ -125,6 +125,7 @@ async fn a_forgotten_refusal_that_comes_again_does_not_run_and_a_newer_command_d
     clock.put(Timestamp::from_millis(T0 + 5_000));
     // What spoke against them is over; the same messages are delivered once more.
     let again = |n: i64| NewExecution {
+        received_boot: None,
         record: ExecutionRecord {
             status: ExecutionStatus::Created,
             reason: None,
