@@ -52,11 +52,25 @@ pub trait ReportSink: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if it cannot be taken.
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>>;
+
+    /// See [`Intake::returned`].
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        let _ = device;
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl ReportSink for Store {
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
         Box::pin(Self::submit(self, report))
+    }
+
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.device_returned(device).await {
+                tracing::debug!(%device, %error, "that it has connected again is not noted");
+            }
+        })
     }
 }
 

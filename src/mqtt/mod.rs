@@ -25,6 +25,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use floorgate_model::DeviceId;
+use tokio::time::Instant;
 
 use crate::shadow::StoreError;
 use crate::shadow::store::Receipt;
@@ -62,4 +64,21 @@ pub trait Intake: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store cannot take it: do not acknowledge, drop the connection.
     fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>>;
+
+    /// Whether a message for this topic may be taken now; else when. For a caller that can make its sender wait (the
+    /// endpoint, which reads more slowly): asking takes the message's place in its device's limit.
+    ///
+    /// # Errors
+    /// The time from which to ask again.
+    fn admit(&self, topic: &str, now: Instant) -> Result<(), Instant> {
+        let _ = (topic, now);
+        Ok(())
+    }
+
+    /// A device has connected in the place of a connection of its own whose last will has just been handed over: it is
+    /// there, whatever that said. Best effort; its next reports say it too.
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        let _ = device;
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -129,6 +129,17 @@ impl Store {
         .await
     }
 
+    /// A device has connected anew in the place of an older connection: it is there. Says nothing about its state, and
+    /// proves no reboot.
+    pub async fn device_returned(&self, id: &DeviceId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.ask(Pace::Lazy, move |turn| {
+            turn.device_returned(&id);
+            Ok(())
+        })
+        .await
+    }
+
     /// One step of the timers: offline by silence, warning delays, blocks older than 60 s, overdue flushes.
     /// The gateway calls it every second; tests call it as they like.
     pub async fn tick(&self) -> Result<(), StoreError> {
