@@ -8,6 +8,8 @@
 //!   acknowledged (it will never become valid), and changes nothing.
 //! * Nothing of rumqttc's own replay is relied on: each connection has a fresh client, and what is owed upstream comes
 //!   from the store's outbox.
+//! * No device takes more than its limit ([`limits`]): on the endpoint its clients are read more slowly, on a link it
+//!   shares with others its readings are declared lost ([`overflow`]).
 //!
 //! # What it does not do
 //!
@@ -17,7 +19,10 @@ pub mod codec;
 pub mod endpoint;
 pub mod handed;
 pub mod intake;
+pub mod limits;
 pub mod link;
+pub mod overflow;
+mod pace;
 pub mod refusals;
 pub mod topics;
 
@@ -74,6 +79,9 @@ pub trait Intake: Send + Sync + 'static {
         let _ = (topic, now);
         Ok(())
     }
+
+    /// A connection to a broker has been made: what it kept for us comes now.
+    fn connected(&self) {}
 
     /// A device has connected in the place of a connection of its own whose last will has just been handed over: it is
     /// there, whatever that said. Best effort; its next reports say it too.

@@ -26,11 +26,11 @@ use super::doorman::{Doorman, Place};
 use super::hub::{Hub, Queue};
 use super::inbox::Inbox;
 use super::outbox::{Outbox, QUEUE_MAX};
-use super::pace::Pace;
 use super::rights::{Grant, Role};
 use super::session::Subscriptions;
 use super::stats::Refusal;
 use super::wire::{self, WireError};
+use crate::mqtt::pace::Pace;
 use crate::mqtt::{Acceptance, Inbound};
 
 /// Accepted messages of one connection that may wait for the store; beyond, nothing more is read from it.

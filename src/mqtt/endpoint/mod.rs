@@ -45,7 +45,6 @@ mod handle;
 mod hub;
 mod inbox;
 pub mod outbox;
-mod pace;
 mod rights;
 pub mod session;
 mod stats;

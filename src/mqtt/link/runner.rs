@@ -205,6 +205,7 @@ impl LinkRunner {
 
     fn connected(&mut self, session_present: bool) {
         let dropped = std::mem::take(&mut self.dropped);
+        self.intake.connected();
         self.state.send_modify(|state| {
             state.connects += 1;
             if state.connects > 1 && !session_present && !dropped {
