@@ -17,6 +17,7 @@
 mod attach;
 mod room;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{device_rows, schema};
+use super::{device_rows, ledgers, schema};
 use crate::clock::Clock;
 
 /// Requests in one transaction; more wait for the next.
@@ -86,6 +87,7 @@ impl Writer {
                 samples.known_newest(device.id(), at);
             }
         }
+        samples.reconcile(&ledgers::all(&connection)?)?;
         let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
         let (flushed_at, lazy_until) = (now, None);
         Ok(Self {
@@ -150,6 +152,11 @@ impl Writer {
                     }
                     let outcome = self.give_turn(&mut *work, &mut done);
                     done.push((work, outcome));
+                }
+                Kind::Lost(losses, reply) => {
+                    let (now, wall) = (self.now, self.clock.now());
+                    // Whoever no longer waits wants no answer.
+                    let _ = reply.send(self.samples.declare_lost(losses, &mut self.memory, now, wall));
                 }
                 Kind::Tick(reply) => ticks.push(reply),
                 Kind::Close(reply) => {
@@ -220,6 +227,10 @@ impl Writer {
         let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
+        }
+        let ledgers = if touched.is_empty() { BTreeMap::new() } else { self.samples.known_ledgers() };
+        for (id, known) in ledgers.iter().filter(|(id, _)| self.memory.touched.contains(*id)) {
+            ledgers::save(connection, id, known)?;
         }
         self.state.commit(self.now)?;
         self.memory.counted.commits += u64::from(changes);

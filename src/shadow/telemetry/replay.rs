@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use floorgate_model::{DeviceId, Readings, Timestamp};
 use rusqlite::Connection;
 
+use super::offer::Offered;
 use super::samples::Sample;
 use super::segment::{self, Entry, Packer, Tail};
 use super::track::{Track, asked};
@@ -31,7 +32,7 @@ fn read(
     history_retention: Duration,
     now: Instant,
 ) -> rusqlite::Result<(TelemetryDb, Newest)> {
-    let tally = rows::tally(&conn)?;
+    let (tally, accounts, offered) = (rows::tally(&conn)?, rows::accounts(&conn)?, Offered::read(&conn)?);
     let mut db = TelemetryDb {
         conn,
         path: path.to_owned(),
@@ -40,8 +41,11 @@ fn read(
         names: BTreeMap::new(),
         closed: Vec::new(),
         tally,
+        accounts,
+        offered,
         tail: Tail::default(),
         staged: Packer::default(),
+        staged_of: BTreeMap::new(),
         before: BTreeMap::new(),
         closed_before: 0,
         unreadable: None,

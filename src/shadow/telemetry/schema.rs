@@ -17,7 +17,8 @@ const CACHE_KIB: i32 = 1_024;
 const BUSY_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Each entry takes the file from the schema of its number to the next. The list only grows.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE device (
         row INTEGER PRIMARY KEY,
         name TEXT NOT NULL,
@@ -63,7 +64,45 @@ const MIGRATIONS: &[&str] = &["
         parked_dropped INTEGER NOT NULL
     ) STRICT;
     INSERT INTO tally VALUES (1, 1, 1, 0, 0, 0, 0, 0);
-"];
+",
+    "
+    CREATE TABLE ledger (
+        device INTEGER PRIMARY KEY,
+        accepted INTEGER NOT NULL,
+        delivered INTEGER NOT NULL,
+        stored INTEGER NOT NULL,
+        since INTEGER,
+        lost TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE gap (
+        id INTEGER PRIMARY KEY,
+        device INTEGER NOT NULL,
+        key INTEGER NOT NULL,
+        since INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        lost INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        retention_ms INTEGER NOT NULL,
+        summary BLOB NOT NULL,
+        sent INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX gap_key ON gap (key, device);
+    CREATE INDEX gap_waiting ON gap (key) WHERE sent = 0;
+    CREATE INDEX gap_of_device ON gap (device, reason, key) WHERE sent = 0;
+    CREATE TABLE offered (id INTEGER PRIMARY KEY) STRICT;
+    ALTER TABLE tally ADD COLUMN gaps_waiting INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tally ADD COLUMN gaps_sent INTEGER NOT NULL DEFAULT 0;
+    -- The books begin with what is here: what was shed before was delivered and is not known any more.
+    INSERT INTO ledger
+        SELECT device, sum(samples), sum(samples * (sent = 1)), sum(samples * (sent = 0)), min(first), '{}'
+        FROM (SELECT device, samples, sent, first FROM block
+              UNION ALL SELECT device, samples, 0, first FROM parked)
+        GROUP BY device;
+    -- No more than a hundred of the oldest were ever on their way at once; ten times ten as many, since late ones
+    -- may have come in before them.
+    INSERT INTO offered SELECT id FROM block WHERE sent = 0 ORDER BY first, id LIMIT 10000;
+",
+];
 
 /// Opens or makes the file and brings it to the newest schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {

@@ -108,8 +108,11 @@ impl Writer {
         if self.chores.quiet.0 != commits {
             self.chores.quiet = (commits, self.now);
         }
-        let telemetry = self.samples.shrink_some();
-        let state = self.state.between("give free pages of state.db back", files::give_back_some);
+        let rest = self.config.quota_bytes.saturating_sub(files::bytes_with_log(self.state.path()));
+        let telemetry = self.samples.shrink_some(rest);
+        let state = self.state.between("give free pages of state.db back", |connection| {
+            files::give_back_some(connection, files::FREE_PAGES_KEPT)
+        });
         let (shrunk, more) = (telemetry?, state?);
         if shrunk || more {
             self.chores.shrunk = true;
