@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use floorgate_model::{DeviceId, Request};
+use floorgate_model::{DeviceId, Loss, LossReason, Request};
 use tokio::time::Instant;
 
 use super::codec::{
@@ -84,6 +84,17 @@ pub trait ReportSink: Send + Sync + 'static {
 impl ReportSink for Store {
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
         Box::pin(Self::submit(self, report))
+    }
+
+    fn declare_lost(&self, lost: BTreeMap<DeviceId, LostReadings>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let loss = |(device_id, lost): (DeviceId, LostReadings)| Loss {
+            device_id,
+            from: lost.from,
+            to: lost.to,
+            count: lost.count,
+            reason: LossReason::RateLimited,
+        };
+        Box::pin(Self::declare_lost(self, lost.into_iter().map(loss).collect()))
     }
 
     fn is_awaited<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<bool, StoreError>> {

@@ -41,8 +41,9 @@ use crate::shadow::{Answer, AnswerStatus, FloorReport, StateReport, StoreError};
 
 /// Declarations are at most this often, unless [`DECLARE_BATCH`] messages wait.
 pub const DECLARE_EVERY: Duration = Duration::from_secs(1);
-/// So many readings since the first one to be declared end the wait: no broker in the field has a smaller window by default.
-pub const DECLARE_BATCH: usize = 20;
+/// So many readings since the first one to be declared end the wait: half of the smallest window that brokers have by
+/// default (mosquitto's 20), so that the other half travels meanwhile.
+pub const DECLARE_BATCH: usize = 10;
 /// Answers held for one device: as many as commands can be open for it.
 pub const ANSWERS_HELD_MAX: usize = crate::shadow::store::DEVICE_QUEUE_MAX;
 

@@ -269,9 +269,15 @@ impl Samples {
             return Ok(());
         }
         self.reopened(now, wall, memory)?;
-        self.db.as_mut().ok_or(StoreError::Closed)?.declare_lost(&losses)?;
+        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
         memory.signals.blocks = true;
-        Ok(())
+        if self.waiting.is_empty() {
+            return db.declare_lost(&losses);
+        }
+        // The samples among which they came stand before them in the order of acknowledgement: a broker that waits for
+        // both would send nothing more until their window ends. So all go together, in one flush.
+        db.declare_with_commit(&losses)?;
+        self.commit(memory, now, wall)
     }
 
     /// Sets the ledgers right if the file was lost or put back since `known` was written down.
