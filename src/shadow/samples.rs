@@ -198,6 +198,16 @@ impl Samples {
         Ok(blocks)
     }
 
+    /// The newest of them, newest first.
+    pub(super) fn peek_newest_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.usable()?;
+        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
+        let mut blocks = db.peek_newest_blocks(limit.saturating_add(self.confirmed.len()))?;
+        blocks.retain(|block| !self.confirmed.contains(&block.id));
+        blocks.truncate(limit);
+        Ok(blocks)
+    }
+
     pub(super) fn confirm_blocks(&mut self, ids: &[i64]) {
         self.confirmed.extend(ids);
         if !self.confirmed.is_empty() {

@@ -290,6 +290,12 @@ impl Store {
         self.ask(Pace::Lazy, move |turn| turn.samples.peek_blocks(limit)).await
     }
 
+    /// The newest closed blocks not yet accepted, newest first; no gap records. With a backlog, they need not wait
+    /// behind it.
+    pub async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.ask(Pace::Lazy, move |turn| turn.samples.peek_newest_blocks(limit)).await
+    }
+
     /// Accepted by the table.
     pub async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
         self.ask(Pace::Lazy, move |turn| {

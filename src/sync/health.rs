@@ -17,6 +17,7 @@ use floorgate_model::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::budget::{SharedBudget, Spending};
 use super::table::{Cause, Scope, TableError};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 /// First ceiling of a wait.
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 /// Highest ceiling for what passes by itself; keeps "current soon after the link is back" within sight.
-const BACKOFF_MAX: Duration = Duration::from_secs(8);
+const BACKOFF_MAX: Duration = Duration::from_secs(4);
 /// Highest ceiling for what somebody has to repair.
 const SLOW_MAX: Duration = Duration::from_secs(60);
 /// So long without a failure, and earlier ones are forgotten.
@@ -44,6 +45,17 @@ pub enum LaneName {
     States,
     /// History blocks.
     History,
+}
+
+impl LaneName {
+    /// What its throttling says of the budget.
+    fn spending(self) -> Spending {
+        match self {
+            Self::Executions => Spending::Outcome,
+            Self::States => Spending::State,
+            Self::History => Spending::Backlog,
+        }
+    }
 }
 
 /// How sync fares, for `status`.
@@ -146,6 +158,8 @@ pub struct Health {
     recovered: Notify,
     caught_up: Notify,
     clock: Clock,
+    /// What all lanes may write.
+    pub(super) budget: SharedBudget,
 }
 
 impl Health {
@@ -165,12 +179,18 @@ impl Health {
             recovered: Notify::new(),
             caught_up: Notify::new(),
             clock,
+            budget: SharedBudget::default(),
         }
     }
 
     /// How it fares, now and at every change.
     pub fn watch(&self) -> watch::Receiver<SyncState> {
         self.state.subscribe()
+    }
+
+    /// The clock that dates what is sent.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Waits until a lane may send. Cancel safe.
@@ -207,6 +227,7 @@ impl Health {
                 inner.catching_up_until = Some(Instant::now() + CATCH_UP_MAX);
             }
             if all {
+                self.budget.ramp();
                 self.recovered.notify_one();
             }
             own || all
@@ -262,6 +283,7 @@ impl Health {
             inner.lanes[lane as usize].failed(error, random);
         }
         if throttled {
+            self.budget.throttled(lane.spending());
             let window = &mut inner.windows[lane as usize];
             *window = (*window / 2).max(1);
         }

@@ -11,11 +11,14 @@ use tokio::time::Instant;
 use super::{Context, Step, StoreTrouble};
 use crate::shadow::OutboxEntry;
 use crate::shadow::store::StoreError;
+use crate::sync::budget::Spending;
 use crate::sync::health::LaneName;
 use crate::sync::source::SyncSource;
 use crate::sync::table::{CloudTable, ExecutionWritten, TableError};
 
 const LANE: LaneName = LaneName::Executions;
+/// Units of a record: it goes into two tables.
+const RECORD_UNITS: f64 = 2.0;
 /// Records taken at one look.
 const PEEK: usize = 64;
 /// A tool may write its optimistic state just after it sent the command; so long after an outcome it is looked at again.
@@ -84,9 +87,12 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         self.suspects.clear();
 
         let window = context.health.window(LANE);
-        let table = &context.table;
+        let (table, budget) = (&context.table, &context.health.budget);
         let mut answers = futures_util::stream::iter(entries)
-            .map(|entry| async move { (table.write_execution(&entry).await, entry) })
+            .map(|entry| async move {
+                budget.spend(Spending::Outcome, RECORD_UNITS).await;
+                (table.write_execution(&entry).await, entry)
+            })
             .buffer_unordered(window);
         let mut failed = false;
         while let Some((answer, entry)) = answers.next().await {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Context, Step, StoreTrouble};
 use crate::shadow::store::StoreError;
 use crate::shadow::{DeviceView, StateSnapshot};
+use crate::sync::budget::Spending;
 use crate::sync::dynamo::updates::other_is_silent;
 use crate::sync::health::LaneName;
 use crate::sync::source::SyncSource;
@@ -97,9 +98,12 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
         let adopted_before = std::mem::take(&mut self.adopted);
 
         let window = context.health.window(LANE);
-        let table = &context.table;
+        let (table, budget) = (&context.table, &context.health.budget);
         let mut answers = futures_util::stream::iter(snapshots)
-            .map(|snapshot| async move { (table.write_state(&snapshot).await, snapshot) })
+            .map(|snapshot| async move {
+                budget.spend(Spending::State, 1.0).await;
+                (table.write_state(&snapshot).await, snapshot)
+            })
             .buffer_unordered(window);
         let mut failed = false;
         while let Some((answer, snapshot)) = answers.next().await {

@@ -106,6 +106,13 @@ impl SyncSource for MemoryStore {
         self.works()?;
         Ok(self.data().blocks.iter().take(limit).cloned().collect())
     }
+    async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.works()?;
+        let mut blocks = self.data().blocks.clone();
+        blocks.sort_by_key(|block| std::cmp::Reverse(block.first));
+        blocks.truncate(limit);
+        Ok(blocks)
+    }
     async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
         self.works()?;
         self.data().blocks.retain(|block| !ids.contains(&block.id));
