@@ -25,7 +25,7 @@ use crate::clock::Clock;
 /// First ceiling of a wait.
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 /// Highest ceiling for what passes by itself; keeps "current soon after the link is back" within sight.
-const BACKOFF_MAX: Duration = Duration::from_secs(4);
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Highest ceiling for what somebody has to repair.
 const SLOW_MAX: Duration = Duration::from_secs(60);
 /// So long without a failure, and earlier ones are forgotten.

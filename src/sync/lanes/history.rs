@@ -82,7 +82,8 @@ impl<S: SyncSource, T: CloudTable> History<S, T> {
         let oldest = context.source.peek_blocks(limit).await?;
         context.health.waiting(LANE, oldest.len());
         let full = oldest.len() >= limit;
-        let live = if full { self.live(&oldest).await? } else { Vec::new() };
+        let live = if full { self.live(&oldest, window).await? } else { Vec::new() };
+        let more_live = live.len() >= window * BATCH_ITEMS_MAX;
         let (batches, funds_at) = self.afford([&live[..], &oldest[..]]).await;
         let short = funds_at.is_some();
         // Made before they are polled: a lazy closure over borrowed blocks is not `Send` enough for a task.
@@ -99,13 +100,13 @@ impl<S: SyncSource, T: CloudTable> History<S, T> {
         if !full && !failed && !short {
             context.health.waiting(LANE, 0);
         }
-        self.funds_at = funds_at;
+        self.funds_at = funds_at.filter(|_| !more_live);
         Ok(if full || failed || short { Step::More } else { Step::Idle })
     }
 
     /// The blocks just closed that stand behind the oldest.
-    async fn live(&self, oldest: &[HistoryBlock]) -> Result<Vec<HistoryBlock>, StoreError> {
-        let mut newest = self.context.source.peek_newest_blocks(BATCH_ITEMS_MAX).await?;
+    async fn live(&self, oldest: &[HistoryBlock], window: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        let mut newest = self.context.source.peek_newest_blocks(window * BATCH_ITEMS_MAX).await?;
         let among: HashSet<_> = oldest.iter().map(|block| block.id).collect();
         newest.retain(|block| self.is_live(block) && !among.contains(&block.id));
         Ok(newest)
