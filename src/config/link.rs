@@ -70,7 +70,7 @@ pub(super) fn limit(section: &Section<'_>) -> Option<Rate> {
         return None;
     }
     let per_second = per_second.unwrap_or(MESSAGES_PER_SECOND);
-    Some(Rate { per_second, burst: burst.unwrap_or(per_second.saturating_mul(BURST_SECONDS)) })
+    Some(Rate { per_second, burst: burst.unwrap_or_else(|| per_second.saturating_mul(BURST_SECONDS)) })
 }
 
 fn topics(section: &Section<'_>) -> Option<(TopicScheme, [String; 4])> {

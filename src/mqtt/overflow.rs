@@ -123,7 +123,7 @@ impl Overflow {
             }
             FloorReport::State(report) if !report.retained => match self.hold_state(report, redelivered, now) {
                 Ok(receipt) => Ok(Some(receipt)),
-                Err(report) => sink.submit(FloorReport::State(report)).await.map(Some),
+                Err(report) => sink.submit(FloorReport::State(*report)).await.map(Some),
             },
             FloorReport::Answer(answer) if !redelivered => {
                 let crowded = self.held().words.get(&answer.device_id).is_some_and(|words| !words.answers.is_empty());
@@ -138,7 +138,7 @@ impl Overflow {
                 }
                 match self.hold_answer(answer, due.err().unwrap_or(now)) {
                     Ok(receipt) => Ok(Some(receipt)),
-                    Err(answer) => sink.submit(FloorReport::Answer(answer)).await.map(Some),
+                    Err(answer) => sink.submit(FloorReport::Answer(*answer)).await.map(Some),
                 }
             }
             other => sink.submit(other).await.map(Some),
@@ -173,12 +173,12 @@ impl Overflow {
     }
 
     /// Holds a state if its device is over the limit or an older one is held; else gives it back.
-    fn hold_state(&self, report: StateReport, redelivered: bool, now: Instant) -> Result<Receipt, StateReport> {
+    fn hold_state(&self, report: StateReport, redelivered: bool, now: Instant) -> Result<Receipt, Box<StateReport>> {
         let mut held = self.held();
         let behind = held.words.get(&report.device_id).is_some_and(|words| words.state.is_some());
         let due = match self.words.take(&report.device_id, now) {
-            Ok(()) if !behind => return Err(report),
-            _ if redelivered && !behind => return Err(report),
+            Ok(()) if !behind => return Err(Box::new(report)),
+            _ if redelivered && !behind => return Err(Box::new(report)),
             Ok(()) => now,
             Err(due) => due,
         };
@@ -196,7 +196,7 @@ impl Overflow {
         Ok(receipt)
     }
 
-    fn hold_answer(&self, answer: Answer, due: Instant) -> Result<Receipt, Answer> {
+    fn hold_answer(&self, answer: Answer, due: Instant) -> Result<Receipt, Box<Answer>> {
         let (settle, receipt) = oneshot::channel();
         let mut held = self.held();
         let words = held.words.entry(answer.device_id.clone()).or_default();
@@ -210,7 +210,7 @@ impl Overflow {
                 waiters.push(settle);
             }
             // A command may have ended while its answer was held, and another begun.
-            None if full => return Err(answer),
+            None if full => return Err(Box::new(answer)),
             None => words.answers.push((answer, vec![settle])),
         }
         words.due.get_or_insert(due);

@@ -67,8 +67,8 @@ async fn live_for_a_minute(store: &MemoryStore, table: &MemoryTable) -> (Duratio
         live.first = Timestamp::from_millis(START - 1_000 + i64::try_from(n).unwrap());
         store.data().blocks.push(live);
         closed.push((id, Instant::now()));
-        crate::sync::source::SyncSource::wakeups(store).states.notify_one();
-        crate::sync::source::SyncSource::wakeups(store).blocks.notify_one();
+        SyncSource::wakeups(store).states.notify_one();
+        SyncSource::wakeups(store).blocks.notify_one();
         sleep(Duration::from_millis(100)).await;
     }
     sleep(Duration::from_secs(10)).await;
