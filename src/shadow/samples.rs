@@ -262,6 +262,7 @@ impl Samples {
     /// Commits, answers, and closes the file.
     pub(super) fn close(&mut self, memory: &mut Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         self.commit(memory, now, wall)?;
+        self.known = self.known_ledgers();
         self.db.take().map_or(Ok(()), |db| db.close(now))
     }
 
@@ -310,6 +311,11 @@ impl Samples {
         let known = || self.known.get(device).map(|known| known.ledger).unwrap_or_default();
         let here = self.db.as_ref().map(|db| db.ledger(device, &self.confirmed));
         here.and_then(Result::ok).unwrap_or_else(known)
+    }
+
+    /// How many readings the quota has cost since the file was made.
+    pub(super) fn given_up(&self) -> u64 {
+        self.db.as_ref().map_or(0, TelemetryDb::given_up)
     }
 
     /// The ledgers as the file has them, or had them when it broke; for the copy in `state.db`.

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use self::attach::attach;
 use self::room::Chores;
 use super::device::UNSAVED_MAX;
+use super::ledgers::KnownLedger;
 use super::request::{Kind, Pace, Request, Work};
 use super::samples::Samples;
 use super::state_file::StateFile;
@@ -59,6 +60,9 @@ pub(super) struct Writer {
     /// The newest time any sender told: the monotonic clock that all rules run on.
     now: Instant,
     flushed_at: Instant,
+    /// The copy of the ledgers in `state.db`, and when it was written last.
+    ledgers_saved: BTreeMap<DeviceId, KnownLedger>,
+    ledgers_saved_at: Instant,
     chores: Chores,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
@@ -87,7 +91,8 @@ impl Writer {
                 samples.known_newest(device.id(), at);
             }
         }
-        samples.reconcile(&ledgers::all(&connection)?)?;
+        let ledgers_saved = ledgers::all(&connection).map_err(|cause| schema::unreadable(&path, &cause))?;
+        samples.reconcile(&ledgers_saved)?;
         let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
         let (flushed_at, lazy_until) = (now, None);
         Ok(Self {
@@ -100,6 +105,8 @@ impl Writer {
             floor_changes,
             now,
             flushed_at,
+            ledgers_saved,
+            ledgers_saved_at: now,
             chores: Chores::new(now),
             lazy_until,
             _lock: lock,
@@ -228,10 +235,6 @@ impl Writer {
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
-        let ledgers = if touched.is_empty() { BTreeMap::new() } else { self.samples.known_ledgers() };
-        for (id, known) in ledgers.iter().filter(|(id, _)| self.memory.touched.contains(*id)) {
-            ledgers::save(connection, id, known)?;
-        }
         self.state.commit(self.now)?;
         self.memory.counted.commits += u64::from(changes);
         for id in &touched {
@@ -269,6 +272,26 @@ impl Writer {
         self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
 
+    /// [`Self::flush`], with the copy of the ledgers that changed.
+    fn flush_all(&mut self) -> Result<(), StoreError> {
+        let known = self.samples.known_ledgers();
+        let changed: Vec<_> = known.iter().filter(|(id, known)| self.ledgers_saved.get(*id) != Some(known)).collect();
+        if !changed.is_empty() {
+            let connection = self.state.begin(self.now)?;
+            let saved = savepoint(connection, |connection| {
+                changed.iter().try_for_each(|(id, known)| ledgers::save(connection, id, known))
+            });
+            if let Err(cause) = saved {
+                self.gave_up(cause.clone(), &mut []);
+                return Err(cause);
+            }
+        }
+        self.flush()?;
+        self.ledgers_saved = known;
+        self.ledgers_saved_at = self.now;
+        Ok(())
+    }
+
     /// Whether some device has so many unwritten versions that they must be written now.
     fn runs_ahead(&self) -> bool {
         self.memory.devices.values().any(|device| device.unsaved() >= UNSAVED_MAX)
@@ -286,7 +309,11 @@ impl Writer {
             let step = self.samples.commit(&mut self.memory, now, wall);
             outcome = outcome.and(step);
         }
-        if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
+        if now.saturating_duration_since(self.ledgers_saved_at) >= FLUSH_INTERVAL {
+            self.ledgers_saved_at = now;
+            let step = self.flush_all();
+            outcome = outcome.and(step);
+        } else if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
             let step = self.flush();
             outcome = outcome.and(step);
         }
@@ -305,7 +332,7 @@ impl Writer {
     /// The last commits, both logs moved into their files.
     fn close(&mut self) -> Result<(), StoreError> {
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
-        let flushed = self.flush();
+        let flushed = self.flush_all();
         let closed = self.state.close();
         telemetry.and(flushed).and(closed)
     }
