@@ -3,6 +3,7 @@
 
 mod doubles;
 mod outage;
+mod second_tries;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -155,13 +156,13 @@ async fn a_device_whose_item_fails_holds_up_no_other() {
     for number in 0..50 {
         store.put(view(&format!("D{number:02}"), 1));
     }
-    table.data().sick = Some(device("D00"));
+    table.data().sick.insert(device("D00"));
     let mut uploader = uploader(&store, &table);
     for _ in 0..60 {
         uploader.sync_once().await.unwrap();
     }
     assert_eq!(table.data().items.len(), 49);
-    table.data().sick = None;
+    table.data().sick.clear();
     while uploader.sync_once().await.unwrap() {}
     assert_eq!(table.data().items.len(), 50);
 }
