@@ -96,13 +96,7 @@ impl Figures {
 }
 
 /// A healthy device: reads its orders, reports twice a second; `now` tells which phase it is.
-async fn healthy(
-    address: SocketAddr,
-    n: usize,
-    now: Arc<Phase>,
-    figures: Arc<Figures>,
-    got: mpsc::Sender<String>,
-) -> ((), ()) {
+async fn healthy(address: SocketAddr, n: usize, now: Arc<Phase>, figures: Arc<Figures>, got: mpsc::Sender<String>) {
     let mut options = MqttOptions::new(id(n).to_string(), address.ip().to_string(), address.port());
     options.set_keep_alive(Duration::from_secs(60)).set_clean_session(true);
     let (client, mut events) = AsyncClient::new(options, 100);
@@ -133,7 +127,7 @@ async fn healthy(
             client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
         }
     };
-    tokio::join!(listening, reporting)
+    tokio::join!(listening, reporting);
 }
 
 #[derive(Default)]
@@ -166,7 +160,7 @@ async fn hung(address: SocketAddr, n: usize) {
 }
 
 /// A device that sends as fast as it is read, while the phase is noisy.
-async fn flooding(address: SocketAddr, n: usize, now: Arc<Phase>) -> ((), ()) {
+async fn flooding(address: SocketAddr, n: usize, now: Arc<Phase>) {
     let mut options = MqttOptions::new(id(n).to_string(), address.ip().to_string(), address.port());
     options.set_inflight(1_000);
     let (client, mut events) = AsyncClient::new(options, 1_000);
@@ -184,7 +178,7 @@ async fn flooding(address: SocketAddr, n: usize, now: Arc<Phase>) -> ((), ()) {
             client.publish(topic, QoS::AtLeastOnce, false, r#"{"x":1}"#).await.unwrap();
         }
     };
-    tokio::join!(listening, sending)
+    tokio::join!(listening, sending);
 }
 
 /// Orders go round the healthy devices, and in noisy phases to the hung one; how long each took to arrive.
@@ -225,11 +219,11 @@ async fn on_the_endpoint(devices: usize, phase: Duration, phases: usize) {
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..devices {
         let healthy = healthy(address, n, Arc::clone(&now), Arc::clone(&commits), got.clone());
-        tasks.spawn(async move { drop(healthy.await) });
+        tasks.spawn(healthy);
     }
     tasks.spawn(hung(address, devices));
     let flooding = flooding(address, devices + 1, Arc::clone(&now));
-    tasks.spawn(async move { drop(flooding.await) });
+    tasks.spawn(flooding);
     let all_here = async {
         while handle.stats().devices < devices + 2 {
             sleep(Duration::from_millis(20)).await;

@@ -188,11 +188,6 @@ impl Health {
         self.state.subscribe()
     }
 
-    /// The clock that dates what is sent.
-    pub(super) fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
     /// Waits until a lane may send. Cancel safe.
     pub async fn admitted(&self, lane: LaneName) {
         loop {
