@@ -27,6 +27,8 @@ const PEEK: usize = 64;
 /// Devices whose failed tries are remembered; further ones are tried as if they had not failed. A configuration has no
 /// more devices than this.
 const SUSPECTS_MAX: usize = 10_000;
+/// Rounds of requests in one look; then the window is looked at anew.
+const ROUNDS: usize = 8;
 /// How often it is looked whether a device that another gateway took is free again.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(60);
 
@@ -110,12 +112,17 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             self.suspects.retain(|device, _| waiting.contains(device));
         }
         let all = snapshots.len();
-        let snapshots = self.in_turn(snapshots, again);
-        let left = again && snapshots.len() < all;
+        let mut snapshots = self.in_turn(snapshots, again);
+        let mut left = again && snapshots.len() < all;
         self.turn += 1;
         let adopted_before = std::mem::take(&mut self.adopted);
 
         let window = context.health.window(LANE);
+        if snapshots.len() > window * ROUNDS {
+            // The window of a probe must not stay that of everything behind it.
+            snapshots.truncate(window * ROUNDS);
+            left = true;
+        }
         let (table, budget) = (&context.table, &context.health.budget);
         let mut answers = futures_util::stream::iter(snapshots)
             .map(|snapshot| async move {
