@@ -235,6 +235,16 @@ impl Samples {
         Ok(blocks)
     }
 
+    /// The newest of them, newest first.
+    pub(super) fn peek_newest_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.usable()?;
+        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
+        let mut blocks = db.peek_newest_blocks(limit.saturating_add(self.confirmed.len()))?;
+        blocks.retain(|block| !self.confirmed.contains(&block.id));
+        blocks.truncate(limit);
+        Ok(blocks)
+    }
+
     pub(super) fn confirm_blocks(&mut self, ids: &[i64]) {
         self.confirmed.extend(ids);
         if !self.confirmed.is_empty() {
@@ -307,9 +317,15 @@ impl Samples {
             return Ok(());
         }
         self.reopened(now, wall, memory)?;
-        self.db.as_mut().ok_or(StoreError::Closed)?.declare_lost(&losses)?;
+        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
         memory.signals.blocks = true;
-        Ok(())
+        if self.waiting.is_empty() {
+            return db.declare_lost(&losses);
+        }
+        // The samples among which they came stand before them in the order of acknowledgement: a broker that waits for
+        // both would send nothing more until their window ends. So all go together, in one flush.
+        db.declare_with_commit(&losses)?;
+        self.commit(memory, now, wall)
     }
 
     /// Sets the ledgers right if the file was lost or put back since `known` was written down.

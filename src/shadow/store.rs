@@ -139,6 +139,17 @@ impl Store {
         .await
     }
 
+    /// A device has connected anew in the place of an older connection: it is there. Says nothing about its state, and
+    /// proves no reboot.
+    pub async fn device_returned(&self, id: &DeviceId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.ask(Pace::Lazy, move |turn| {
+            turn.device_returned(&id);
+            Ok(())
+        })
+        .await
+    }
+
     /// One step of the timers: offline by silence, warning delays, blocks older than 60 s, overdue flushes.
     /// The gateway calls it every second; tests call it as they like.
     pub async fn tick(&self) -> Result<(), StoreError> {
@@ -289,6 +300,12 @@ impl Store {
     /// Closed blocks not yet accepted, oldest first.
     pub async fn peek_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         self.ask(Pace::Lazy, move |turn| turn.samples.peek_blocks(limit)).await
+    }
+
+    /// The newest closed blocks not yet accepted, newest first; no gap records. With a backlog, they need not wait
+    /// behind it.
+    pub async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.ask(Pace::Lazy, move |turn| turn.samples.peek_newest_blocks(limit)).await
     }
 
     /// Accepted by the table.
