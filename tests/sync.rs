@@ -361,6 +361,7 @@ fn block(second: i64, values: Vec<Option<Reading>>) -> HistoryBlock {
         offsets_ms: (0..values.len() as u64).map(|n| n * 10).collect(),
         readings: BTreeMap::from([("pressure_psi".to_owned(), values)]),
         expires_at: at(86_400_000),
+        unsynchronised: false,
         gap: None,
     }
 }

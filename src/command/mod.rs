@@ -52,6 +52,7 @@ pub mod admission;
 pub mod decision;
 pub mod dispatcher;
 mod execution;
+mod fresh;
 pub mod judge;
 pub mod log;
 #[cfg(test)]

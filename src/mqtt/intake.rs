@@ -18,7 +18,7 @@ use super::topics::{FloorTopic, Parsed, TopicScheme, command_device};
 use super::{Acceptance, BoxFuture, Inbound, Intake};
 use crate::clock::Clock;
 use crate::shadow::store::Receipt;
-use crate::shadow::{FloorReport, Store, StoreError};
+use crate::shadow::{FloorReport, Store, StoreError, TelemetryReport};
 
 /// The devices that are attached. Cheap to clone; all clones see a reload at once.
 ///
@@ -94,13 +94,14 @@ impl<S: ReportSink> FloorIntake<S> {
             self.refusals.unknown_device(&device);
             return None;
         }
-        let (payload, now) = (&inbound.payload[..], self.clock.now());
+        let moment = self.clock.moment();
+        let (payload, now, guess_base_ms) = (&inbound.payload[..], moment.wall, moment.guess_base());
         let report = match topic {
             FloorTopic::State => parse_state(&device, payload, now, inbound.retained).map(FloorReport::State),
             FloorTopic::Result => parse_answer(&device, payload, now).map(FloorReport::Answer),
             FloorTopic::Telemetry | FloorTopic::Execute => {
                 parse_telemetry(&device, payload, now, inbound.redelivered, inbound.retained)
-                    .map(FloorReport::Telemetry)
+                    .map(|report| FloorReport::Telemetry(TelemetryReport { guess_base_ms, ..report }))
             }
         };
         match report {

@@ -83,7 +83,10 @@ impl Turn<'_> {
             device.measured(&report.readings, at);
             device.changed(wall);
         }
-        self.samples.known_newest(&report.device_id, at);
+        // It was judged by a guess: good enough to be shown, not to go on from.
+        if report.guess_base_ms.is_none() {
+            self.samples.known_newest(&report.device_id, at);
+        }
         Taken::Stored
     }
 }

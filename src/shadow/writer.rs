@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use floorgate_model::DeviceId;
+use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -37,8 +37,8 @@ use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{device_rows, ledgers, schema};
-use crate::clock::Clock;
+use super::{clock_floor, device_rows, ledgers, schema};
+use crate::clock::{Clock, Moment};
 
 /// Requests in one transaction; more wait for the next.
 const BATCH_MAX: usize = 500;
@@ -64,6 +64,9 @@ pub(super) struct Writer {
     ledgers_saved: BTreeMap<DeviceId, KnownLedger>,
     ledgers_saved_at: Instant,
     chores: Chores,
+    floor_saved: clock_floor::Saved,
+    /// While the time is a guess: which one ([`Moment::guess_base`]), and what it said when it began.
+    guess: Option<(i64, Timestamp)>,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
     /// Given back last.
@@ -83,10 +86,14 @@ impl Writer {
         let lock = schema::own_folder(&config.state_dir)?;
         let path: PathBuf = config.state_dir.join(schema::STATE_FILE);
         let mut connection = schema::open(&path)?;
-        let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
+        // First of all: everything below asks for the time.
+        clock_floor::resume(&connection, &clock).map_err(|cause| schema::unreadable(&path, &cause))?;
+        let moment = clock.moment();
+        let (mut samples, newest) = Samples::open(&config, now, &moment)?;
         let devices = attach(&mut connection, &config, &clock, &newest, now)
             .map_err(|cause| schema::unreadable(&path, &cause))?;
-        for device in devices.values() {
+        // A time of a guess is no time to go on from; and while there is only a guess, nobody knows which is which.
+        for device in devices.values().filter(|_| moment.quality.is_exact()) {
             if let Some(at) = device.view.last_reading_at {
                 samples.known_newest(device.id(), at);
             }
@@ -95,6 +102,7 @@ impl Writer {
         samples.reconcile(&ledgers_saved)?;
         let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
         let (flushed_at, lazy_until) = (now, None);
+        let guess = moment.guess_base().map(|base| (base, moment.wall));
         Ok(Self {
             config,
             clock,
@@ -108,6 +116,8 @@ impl Writer {
             ledgers_saved,
             ledgers_saved_at: now,
             chores: Chores::new(now),
+            floor_saved: clock_floor::Saved::default(),
+            guess,
             lazy_until,
             _lock: lock,
         })
@@ -235,7 +245,14 @@ impl Writer {
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
+        let with_floor = changes && self.floor_saved.may_travel(self.now);
+        if with_floor {
+            clock_floor::save(connection, &self.clock)?;
+        }
         self.state.commit(self.now)?;
+        if with_floor {
+            self.floor_saved.saved(self.now);
+        }
         self.memory.counted.commits += u64::from(changes);
         for id in &touched {
             if let Some(device) = self.memory.devices.get_mut(id) {
@@ -299,7 +316,9 @@ impl Writer {
 
     /// One step of the timers.
     fn tick(&mut self) -> Result<(), StoreError> {
-        let (now, wall) = (self.now, self.clock.now());
+        let (now, moment) = (self.now, self.clock.moment());
+        let wall = moment.wall;
+        self.note_the_time(&moment);
         for device in self.memory.devices.values_mut() {
             device.observer.tick(now);
             self.memory.signals.states |= device.refresh(wall);
@@ -309,6 +328,8 @@ impl Writer {
             let step = self.samples.commit(&mut self.memory, now, wall);
             outcome = outcome.and(step);
         }
+        let step = self.samples.settle(&moment, self.clock.guess_must_do(), &mut self.memory, now);
+        outcome = outcome.and(step);
         if now.saturating_duration_since(self.ledgers_saved_at) >= FLUSH_INTERVAL {
             self.ledgers_saved_at = now;
             let step = self.flush_all();
@@ -317,8 +338,38 @@ impl Writer {
             let step = self.flush();
             outcome = outcome.and(step);
         }
+        if self.floor_saved.is_due(now) {
+            let step = self.save_floor();
+            outcome = outcome.and(step);
+        }
         let tidied = self.tidy();
         outcome.and(tidied)
+    }
+
+    /// What was noted under a guess moves with it, once the time is known.
+    fn note_the_time(&mut self, moment: &Moment) {
+        let base = moment.guess_base();
+        if self.guess.map(|(base, _)| base) == base {
+            return;
+        }
+        let before = std::mem::replace(&mut self.guess, base.map(|base| (base, moment.wall)));
+        let Some((guessed, since)) = before else { return };
+        let shift = moment.base_ms().saturating_sub(guessed);
+        for device in self.memory.devices.values_mut() {
+            device.time_corrected(since, shift, moment.wall);
+        }
+        if base.is_none() {
+            tracing::info!(now = %moment.wall, quality = ?moment.quality, corrected_by_ms = shift, "the time is known now");
+        }
+    }
+
+    /// Writes the clock's floor, though nothing else is written.
+    fn save_floor(&mut self) -> Result<(), StoreError> {
+        let clock = self.clock.clone();
+        let saved = self.state.begin(self.now).and_then(|connection| clock_floor::save(connection, &clock));
+        let saved = saved.and_then(|()| self.commit());
+        self.floor_saved.saved(self.now);
+        saved.inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
 
     fn signal(&mut self) {
@@ -332,7 +383,7 @@ impl Writer {
     /// The last commits, both logs moved into their files.
     fn close(&mut self) -> Result<(), StoreError> {
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
-        let flushed = self.flush_all();
+        let flushed = self.flush_all().and_then(|()| self.save_floor());
         let closed = self.state.close();
         telemetry.and(flushed).and(closed)
     }

@@ -29,6 +29,7 @@ struct Case {
     now: Timestamp,
     clock_trusted: bool,
     received_at: Timestamp,
+    same_boot: bool,
     source: Source,
     phase: Phase,
 }
@@ -43,6 +44,7 @@ impl Case {
             now: now(),
             clock_trusted: true,
             received_at: now(),
+            same_boot: true,
             source: CLOUD,
             phase: Phase::Receipt,
         }
@@ -60,6 +62,7 @@ impl Case {
             now: self.now,
             clock_trusted: self.clock_trusted,
             received_at: self.received_at,
+            same_boot: self.same_boot,
             source: self.source,
             phase: self.phase,
         };

@@ -14,12 +14,14 @@ use crate::shadow::ledgers::KnownLedger;
 use crate::shadow::store::StoreError;
 
 /// A device that something is declared of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Concerned {
     row: i64,
     /// Its row is in the file.
     stored: bool,
     newest: Option<i64>,
+    /// Keys of its blocks that are not rows yet.
+    unwritten: Vec<i64>,
 }
 
 impl TelemetryDb {
@@ -69,8 +71,9 @@ impl TelemetryDb {
         }
         let mut concerned = BTreeMap::new();
         for loss in losses {
+            let unwritten = self.unwritten_keys(&loss.device_id);
             let track = self.track_mut(&loss.device_id);
-            let device = Concerned { row: track.row, stored: track.stored, newest: track.newest };
+            let device = Concerned { row: track.row, stored: track.stored, newest: track.newest, unwritten };
             concerned.insert(loss.device_id.clone(), device);
         }
         let retention_ms = u64::try_from(self.history_retention.as_millis()).unwrap_or(u64::MAX);
@@ -121,7 +124,11 @@ fn tell(
     retention_ms: u64,
 ) -> rusqlite::Result<()> {
     let (from, until) = (loss.from.as_millis(), loss.to.max(loss.from).as_millis());
-    let key = device.newest.map_or(from, |newest| newest.saturating_add(1));
+    let mut key = device.newest.map_or(from, |newest| newest.saturating_add(1));
+    // The newest time may have been put back with the clock.
+    while device.unwritten.contains(&key) || rows::key_taken(conn, device.row, key)? {
+        key = key.saturating_add(1);
+    }
     let (lost, reason) = (loss.count, loss.reason);
     let gap = Gap { id: 0, device: device.row, key, from, until, lost, reason, retention_ms, summary: Summary::new() };
     match gap::newest_open(conn, device.row, reason, offered)? {

@@ -102,6 +102,17 @@ const MIGRATIONS: &[&str] = &[
     -- may have come in before them.
     INSERT INTO offered SELECT id FROM block WHERE sent = 0 ORDER BY first, id LIMIT 10000;
 ",
+    "
+    -- Guesses at the time: one boot of the machine, and what was added to the time since.
+    CREATE TABLE era (
+        id INTEGER PRIMARY KEY,
+        boot_id TEXT NOT NULL,
+        base INTEGER NOT NULL
+    ) STRICT;
+    -- The era of a block whose times are a guess still; `sent` is 2 as long.
+    ALTER TABLE block ADD COLUMN era INTEGER;
+    CREATE INDEX block_provisional ON block (first) WHERE sent = 2;
+",
 ];
 
 /// Opens or makes the file and brings it to the newest schema.

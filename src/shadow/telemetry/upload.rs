@@ -134,6 +134,7 @@ impl TelemetryDb {
             offsets_ms: Vec::new(),
             readings: BTreeMap::new(),
             expires_at: until.saturating_add(Duration::from_millis(gap.retention_ms)),
+            unsynchronised: false,
             gap: Some(GapRecord {
                 from: Timestamp::from_millis(gap.from),
                 to: until,
@@ -156,6 +157,7 @@ impl TelemetryDb {
             offsets_ms: samples.times.iter().map(|at| at.abs_diff(row.first)).collect(),
             readings: samples.columns,
             expires_at: Timestamp::from_millis(end).saturating_add(retention),
+            unsynchronised: body::is_guessed(&row.body),
             gap: None,
         })
     }
