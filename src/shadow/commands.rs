@@ -3,7 +3,9 @@
 use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, Reason};
 use serde_json::Map;
 
+use super::fault::Fault;
 use super::journal::{self, Execution};
+use super::refused;
 use super::terms::{Ending, Journalled, NewExecution, OpenExecution, StoreError};
 use super::turn::Turn;
 use super::view::Lane;
@@ -25,12 +27,20 @@ impl Turn<'_> {
             entry.record.reason = Some(Reason::QueueFull);
             entry.record.message = Some(message);
         }
+        if let Some(fault @ (Fault::DiskFull | Fault::ReadOnly)) = self.memory.health.reason
+            && entry.record.status == ExecutionStatus::Created
+        {
+            // What little space there is belongs to what runs already.
+            refused::refuse(&mut entry.record, fault, self.wall);
+            self.memory.counted.commands_refused += 1;
+        }
         if entry.record.status.is_terminal() {
             entry.record.completed_at.get_or_insert(self.wall);
         } else {
             self.memory.signals.journal = true;
         }
         let seq = journal::insert(self.connection, &entry)?;
+        self.memory.refused.know(&entry.record.command_id);
         let record = entry.record.clone();
         let (checked_parameters, answer, boot_count_before) = (Map::new(), None, None);
         let open = OpenExecution { record: entry.record, checked_parameters, answer, boot_count_before };
@@ -55,6 +65,26 @@ impl Turn<'_> {
             return Ok(Journalled::Duplicate(record));
         }
         Ok(Journalled::Conflict(record))
+    }
+
+    /// Journals what was refused while the journal could not be written. One that stands there open after all was
+    /// journalled by a commit that failed in its flush: nothing of it was sent, and it ends as it was told.
+    pub(super) fn journal_refused(&mut self, entry: &NewExecution) -> Result<(), StoreError> {
+        let record = &entry.record;
+        match journal::find(self.connection, &record.command_id)? {
+            None => self.journal(entry.clone()).map(drop),
+            Some(found) if found.record().status == ExecutionStatus::Created && found.record().device_id == record.device_id => {
+                let ending = Ending {
+                    status: record.status,
+                    reason: record.reason,
+                    message: record.message.clone(),
+                    details: None,
+                    effect: None,
+                };
+                self.finish(&record.device_id, &record.command_id, ending).map(drop)
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     pub(super) fn claim(&mut self, device: &DeviceId, id: &CommandId) -> Result<Option<OpenExecution>, StoreError> {

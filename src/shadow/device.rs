@@ -48,6 +48,8 @@ pub(super) struct Device {
     waiting_since: Option<Timestamp>,
     /// The configuration is the device's word, not only how it was commissioned.
     configuration_reported: bool,
+    /// What is wrong with it that its own word does not say (the gateway and its disk).
+    pub(super) trouble: Option<String>,
 }
 
 /// What the file knows of a device.
@@ -128,6 +130,7 @@ impl Device {
             urgent_version: version,
             waiting_since: Some(wall),
             configuration_reported,
+            trouble: None,
         };
         device.apply_thresholds();
         device
@@ -150,7 +153,10 @@ impl Device {
     pub(super) fn refresh(&mut self, wall: Timestamp) -> bool {
         let (observed, reason) = self.observer.status();
         let (status, reason) = match self.view.admin_state {
-            AdminState::InService => (observed, reason),
+            AdminState::InService => match &self.trouble {
+                Some(trouble) => (DeviceStatus::Warning, Some(trouble.clone())),
+                None => (observed, reason),
+            },
             AdminState::Maintenance => (DeviceStatus::Maintenance, Some("taken out of service".to_owned())),
         };
         self.view.observed = observed;

@@ -9,16 +9,13 @@
 //! * Readings go to `telemetry.db` alone, see [`super::samples`]. What they change on their device is written every
 //!   [`FLUSH_INTERVAL`], or when a version would run too far ahead of the file ([`super::device`]).
 //!
-//! # When the disk fails
-//!
-//! Nothing of the failed transaction is acknowledged; what it changed in memory is put back; the file is opened anew
-//! for the next request, at most once a second. The thread goes on.
+//! When the disk fails: see [`mend`].
 
 mod attach;
+mod mend;
 mod room;
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,15 +24,17 @@ use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use self::attach::attach;
+use self::mend::Mending;
 use self::room::Chores;
 use super::device::UNSAVED_MAX;
+use super::fault::StoreHealth;
+use super::glance::Glance;
 use super::request::{Kind, Pace, Request, Work};
 use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{device_rows, schema};
+use super::device_rows;
 use crate::clock::Clock;
 
 /// Requests in one transaction; more wait for the next.
@@ -55,55 +54,21 @@ pub(super) struct Writer {
     memory: Memory,
     wakeups: Arc<Wakeups>,
     floor_changes: watch::Sender<u64>,
+    health: watch::Sender<StoreHealth>,
+    mending: Mending,
     /// The newest time any sender told: the monotonic clock that all rules run on.
     now: Instant,
     flushed_at: Instant,
     chores: Chores,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
-    /// Given back last.
-    _lock: File,
+    /// Given back last. `None` while the folder could never be locked: nothing is written before.
+    lock: Option<File>,
 }
 
 type Done = (Box<dyn Work>, Result<(), StoreError>);
 
 impl Writer {
-    pub(super) fn open(
-        config: Config,
-        clock: Clock,
-        wakeups: Arc<Wakeups>,
-        floor_changes: watch::Sender<u64>,
-        now: Instant,
-    ) -> Result<Self, StoreError> {
-        let lock = schema::own_folder(&config.state_dir)?;
-        let path: PathBuf = config.state_dir.join(schema::STATE_FILE);
-        let mut connection = schema::open(&path)?;
-        let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
-        let devices = attach(&mut connection, &config, &clock, &newest, now)
-            .map_err(|cause| schema::unreadable(&path, &cause))?;
-        for device in devices.values() {
-            if let Some(at) = device.view.last_reading_at {
-                samples.known_newest(device.id(), at);
-            }
-        }
-        let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
-        let (flushed_at, lazy_until) = (now, None);
-        Ok(Self {
-            config,
-            clock,
-            state,
-            samples,
-            memory,
-            wakeups,
-            floor_changes,
-            now,
-            flushed_at,
-            chores: Chores::new(now),
-            lazy_until,
-            _lock: lock,
-        })
-    }
-
     /// Runs until it is told to close or every handle is gone.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>, runtime: &Runtime) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
@@ -140,6 +105,7 @@ impl Writer {
         let mut pace = Pace::Lazy;
         for request in batch {
             self.now = self.now.max(request.now);
+            self.mend_if_due();
             match request.kind {
                 Kind::Sample(report, reply) => {
                     self.samples.take(*report, reply, &mut self.memory, self.now, self.clock.now());
@@ -170,6 +136,7 @@ impl Writer {
             let step = self.flush();
             stepped = stepped.and(step);
         }
+        self.notice();
         self.signal();
         for reply in ticks {
             let _ = reply.send(stepped.clone());
@@ -180,18 +147,29 @@ impl Writer {
     /// One request's turn inside a savepoint. If SQLite gives up the whole transaction, so do all before it.
     fn give_turn(&mut self, work: &mut dyn Work, done: &mut [Done]) -> Result<(), StoreError> {
         let mark = self.memory.mark();
-        let connection = self.state.begin(self.now)?;
+        let connection = match self.state.begin() {
+            Ok(connection) => connection,
+            Err(cause) => return self.glance(work, &cause, false).unwrap_or(Err(cause)),
+        };
         let outcome = savepoint(connection, |connection| {
             let (memory, samples, config) = (&mut self.memory, &mut self.samples, &self.config);
             work.run(&mut Turn { connection, memory, samples, config, now: self.now, wall: self.clock.now() })
         });
         if let Err(cause) = &outcome {
             self.memory.undo_to(mark);
-            if self.state.lost_transaction() {
+            if self.state.lost_transaction() || cause.fault().is_some() {
+                let cause = cause.clone();
                 self.gave_up(cause.clone(), done);
+                return self.glance(work, &cause, true).unwrap_or(Err(cause));
             }
         }
         outcome
+    }
+
+    /// What a request can do while the file is out of use.
+    fn glance(&mut self, work: &mut dyn Work, cause: &StoreError, tried: bool) -> Option<Result<(), StoreError>> {
+        let (samples, config, wall, cause) = (&self.samples, &self.config, self.clock.now(), cause.clone());
+        work.glance(&mut Glance { memory: &mut self.memory, samples, config, wall, cause }, tried)
     }
 
     /// Commits if anything must be on disk before its answer, then answers.
@@ -216,12 +194,12 @@ impl Writer {
             return Ok(());
         }
         let changes = self.state.has_changes() || !self.memory.touched.is_empty();
-        let connection = self.state.begin(self.now)?;
+        let connection = self.state.begin()?;
         let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
-        self.state.commit(self.now)?;
+        self.state.commit()?;
         self.memory.counted.commits += u64::from(changes);
         for id in &touched {
             if let Some(device) = self.memory.devices.get_mut(id) {
@@ -235,14 +213,14 @@ impl Writer {
 
     /// The transaction failed: nothing of it happened, in memory neither, and nobody is told that it did.
     fn gave_up(&mut self, cause: StoreError, done: &mut [Done]) {
-        self.state.broke(cause.clone(), self.now);
+        self.state.broke(cause.clone());
         self.memory.undo_to(0);
         self.memory.settle();
         self.memory.signals = Signals::default();
         self.lazy_until = None;
-        for (_, outcome) in done {
+        for (work, outcome) in done {
             if outcome.is_ok() {
-                *outcome = Err(cause.clone());
+                *outcome = self.glance(&mut **work, &cause, true).unwrap_or_else(|| Err(cause.clone()));
             }
         }
     }
@@ -253,7 +231,7 @@ impl Writer {
         self.memory.touched.extend(dirty);
         self.flushed_at = self.now;
         if !self.memory.touched.is_empty() {
-            self.state.begin(self.now)?;
+            self.state.begin()?;
         }
         self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
@@ -279,7 +257,9 @@ impl Writer {
             let step = self.flush();
             outcome = outcome.and(step);
         }
-        let tidied = self.tidy();
+        // A log that grows although SQLite copies it now and then: it cannot be copied.
+        let bounded = self.bound_logs();
+        let tidied = self.tidy().and(bounded);
         outcome.and(tidied)
     }
 

@@ -29,7 +29,7 @@ pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
     let total: u64 = report.devices.values().sum();
     row("devices", format!("{total}{}", list(": ", report.devices.iter().map(|(status, n)| format!("{n} {status}")))));
     row("commands", format!("{} open", report.commands_open));
-    row("store", store(&report.store));
+    row("store", store(&report.store, now));
     if !report.refused.is_empty() {
         let refused = report.refused.iter().map(|(reason, n)| format!("{reason} {n}"));
         row("refused", list("", refused));
@@ -88,7 +88,7 @@ fn clock(report: &StatusReport) -> String {
     if clock.trusted { format!("trusted, {why}") } else { format!("NOT trusted, {why}: commands are refused") }
 }
 
-fn store(stats: &Value) -> String {
+fn store(stats: &Value, now: Timestamp) -> String {
     let figure = |name: &str| stats.get(name).and_then(Value::as_u64).unwrap_or(0);
     let mut text = format!(
         "{} on disk, {} samples waiting to be sent",
@@ -104,10 +104,20 @@ fn store(stats: &Value) -> String {
     if oldest > 0 {
         text.push_str(&format!(", the oldest for {}", words::duration(Duration::from_secs(oldest))));
     }
+    let health = stats.get("health");
+    if health.and_then(|health| health.get("ok")).and_then(Value::as_bool) == Some(false) {
+        let told = |name: &str| health.and_then(|health| health.get(name)).and_then(Value::as_str);
+        let since = told("failing_since").and_then(|text| Timestamp::parse(text).ok());
+        let since = since.map(|since| format!(" for {}", words::duration(now.since(since)))).unwrap_or_default();
+        let reason = told("reason").unwrap_or("other").replace('_', " ");
+        text.push_str(&format!(
+            ", NOT WRITING{since} ({reason}): commands are refused, readings stay with their senders"
+        ));
+    }
     if stats.get("full").and_then(Value::as_bool) == Some(true) {
         text.push_str(", FULL: readings are left with their senders until the table takes what waits");
     }
-    for (name, words) in [("store_failures", "failures"), ("blocks_parked", "blocks refused by the table")] {
+    for (name, words) in [("store_failures", "failures"), ("commands_refused", "commands refused for the disk"), ("blocks_parked", "blocks refused by the table")] {
         if figure(name) > 0 {
             text.push_str(&format!(", {} {words}", figure(name)));
         }
