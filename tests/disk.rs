@@ -36,9 +36,15 @@ async fn healthy(rig: &Rig) {
 }
 
 async fn ask(operator: &mut Client, device: &str, command: &str) -> Value {
-    let payload = Rig::command(command, json!({}), &isoformat(0));
+    let parameters = if command == "update_config" { json!({"sample_rate_seconds": 7}) } else { json!({}) };
+    let mut payload = Rig::command(command, parameters, &isoformat(0));
+    let id = format!("c-{:016x}", fastrand::u64(..));
+    payload["command_id"] = id.clone().into();
     operator.publish(&format!("devices/{device}/commands"), payload.to_string(), false).await;
-    operator.outcome(device, 15).await
+    let ended = |v: &Value| {
+        v["command_id"] == id.as_str() && !matches!(v["status"].as_str(), Some("created" | "in_progress"))
+    };
+    operator.json(&format!("end of {command}"), 15, ended).await
 }
 
 /// Every acknowledged reading is in the table, once.
@@ -67,7 +73,7 @@ async fn whatever_the_disk_does_commands_are_refused_readings_wait_and_it_is_bac
     let mut refused = Vec::new();
     for (round, (rules, reason)) in [
         ("ENOSPC write,open * 0", "disk_full"),
-        ("EROFS write,open,truncate,fsync * 0", "read_only"),
+        ("EROFS write,open,remove,truncate,fsync * 0", "read_only"),
         ("EIO fsync * 0", "io_error"),
         ("EIO write * 0", "io_error"),
         ("ENOSPC write .db-wal 0", "disk_full"),
@@ -77,23 +83,34 @@ async fn whatever_the_disk_does_commands_are_refused_readings_wait_and_it_is_bac
     {
         let executed = device.executed().len();
         disk.fail(rules);
+        // A word of a device, so that the file of the commands fails too; it is not acknowledged.
+        let other = Client::connect(rig.floor, "other").await;
+        let word = other.send(&format!("devices/{sensor}/state"), r#"{"online":true}"#, false).await;
+        until("the store takes nothing", 10, || async {
+            let health = &rig.status().await["store"]["health"];
+            (health["takes_reports"] == false && health["takes_readings"] == false).then_some(())
+        })
+        .await;
         unhealthy(&rig, reason).await;
         let outcome = ask(&mut operator, &valve, "reboot").await;
         assert_eq!((&outcome["status"], &outcome["reason"]), (&"rejected".into(), &"INHIBITED".into()), "{rules}: {outcome}");
         assert!(outcome["message"].as_str().unwrap().starts_with("the gateway cannot write to its disk: "), "{outcome}");
         refused.push(outcome["command_id"].clone());
+        // What was acknowledged before has been noted by now.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let before = sender.count();
         let devices = rig.daemon.json(&["devices"]).await;
         assert_eq!(devices.as_array().map(Vec::len), Some(3), "{devices}");
         tokio::time::sleep(Duration::from_millis(500 + 700 * round as u64)).await;
         assert_eq!(sender.count(), before, "{rules}: a reading was acknowledged that cannot be on disk");
 
+        drop(word);
         let mended = Instant::now();
         disk.mend();
         sender.next(15).await;
         let readings = mended.elapsed();
         healthy(&rig).await;
-        let outcome = ask(&mut operator, &valve, "recalibrate").await;
+        let outcome = ask(&mut operator, &valve, "update_config").await;
         let commands = mended.elapsed();
         println!("{rules}: readings back after {readings:?}, a command done after {commands:?}");
         assert_eq!(outcome["status"], "succeeded", "{rules}: {outcome}\n{}", rig.daemon.log());
@@ -128,8 +145,7 @@ async fn after_failed_flushes_and_a_power_cut_nothing_acknowledged_is_missing_an
         until("a flush has failed", 10, || async { (rig.status().await["store"]["health"]["ok"] == false).then_some(()) }).await;
         healthy(&rig).await;
         disk.mend();
-        sender.next(20).await;
-        sender.next(20).await;
+        sender.more(30, 20).await;
         rig.daemon.kill().await;
         disk.cut();
         rig.daemon.run().await;
@@ -142,7 +158,7 @@ async fn after_failed_flushes_and_a_power_cut_nothing_acknowledged_is_missing_an
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_starts_on_a_disk_that_takes_nothing_refuses_commands_serves_status_and_recovers() {
-    for rules in ["EROFS write,open,truncate,fsync * 0", "ENOSPC write,open * 0", "EIO fsync * 0"] {
+    for rules in ["EROFS write,open,remove,truncate,fsync * 0", "ENOSPC write,open * 0", "EIO fsync * 0"] {
         let mut rig = Rig::prepare(Options::default()).await;
         let disk = Disk::under(&mut rig);
         std::fs::create_dir_all(rig.state_dir()).unwrap();
@@ -161,9 +177,87 @@ async fn it_starts_on_a_disk_that_takes_nothing_refuses_commands_serves_status_a
         let device = rig.device("VALVE-001", Behaviour::Obey).await;
         device.report(json!({"position_pct": 3})).await;
         assert!(mended.elapsed() <= BACK_WITHIN, "{rules}: back after {:?}", mended.elapsed());
-        assert_eq!(ask(&mut operator, &valve, "recalibrate").await["status"], "succeeded", "{rules}");
+        assert_eq!(ask(&mut operator, &valve, "update_config").await["status"], "succeeded", "{rules}");
         assert_eq!(device.executed().len(), 1, "{rules}");
         let (code, _) = rig.daemon.terminate().await;
         assert_eq!(code, Some(0), "{rules}\n{}", rig.daemon.log());
     }
+}
+
+/// Fills a file system to its last byte; answers the file that does.
+#[cfg(feature = "suites")]
+fn fill(folder: &std::path::Path) -> std::path::PathBuf {
+    use std::io::Write;
+    let path = folder.join("filler");
+    let mut file = std::fs::File::create(&path).unwrap();
+    for step in [1 << 20, 4_096, 512] {
+        while file.write_all(&vec![0xff; step]).is_ok() {}
+    }
+    let _ = file.sync_all();
+    path
+}
+
+/// With a small file system of its own (`cargo xtask disk` makes and mounts it).
+#[cfg(feature = "suites")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_file_system_that_is_filled_emptied_and_made_read_only_costs_nothing_acknowledged() {
+    let mount = std::path::PathBuf::from(std::env::var_os("FLOORGATE_TEST_MOUNT").expect("cargo xtask disk says where"));
+    let remount = |how: &str| {
+        let status = std::process::Command::new("mount").args(["-o", how]).arg(&mount).status().unwrap();
+        assert!(status.success(), "mount -o {how}");
+    };
+    let mut rig = Rig::prepare(Options { extra: String::new(), ..Options::default() }).await;
+    std::fs::create_dir_all(mount.join("state")).unwrap();
+    std::os::unix::fs::symlink(mount.join("state"), rig.state_dir()).unwrap();
+    rig.daemon.provision().await;
+    rig.daemon.run().await;
+    let (sensor, valve) = (rig.id("PRESS-001"), rig.id("VALVE-001"));
+    let mut operator = rig.operator().await;
+    let sender = Sender::start(rig.floor, &sensor);
+    for round in 0..3 {
+        sender.more(20, 10).await;
+        let filler = fill(&mount);
+        unhealthy(&rig, "disk_full").await;
+        // Whatever the reserve has left goes, too.
+        let rest = mount.join("rest");
+        std::fs::rename(&filler, &rest).unwrap();
+        let filler = fill(&mount);
+        if round == 1 {
+            rig.daemon.kill().await;
+            rig.daemon.run().await;
+            unhealthy(&rig, "disk_full").await;
+        }
+        let outcome = ask(&mut operator, &valve, "reboot").await;
+        assert_eq!((&outcome["status"], &outcome["reason"]), (&"rejected".into(), &"INHIBITED".into()), "{outcome}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let before = sender.count();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(sender.count(), before, "a reading was acknowledged on a full disk");
+        std::fs::remove_file(filler).unwrap();
+        std::fs::remove_file(rest).unwrap();
+        let freed = Instant::now();
+        sender.next(15).await;
+        healthy(&rig).await;
+        println!("round {round}: back {:?} after space returned", freed.elapsed());
+        assert!(freed.elapsed() <= BACK_WITHIN, "back after {:?}", freed.elapsed());
+    }
+    rig.daemon.kill().await;
+    remount("remount,ro");
+    rig.daemon.run().await;
+    unhealthy(&rig, "read_only").await;
+    let outcome = ask(&mut operator, &valve, "reboot").await;
+    assert_eq!((&outcome["status"], &outcome["reason"]), (&"rejected".into(), &"INHIBITED".into()), "{outcome}");
+    remount("remount,rw");
+    let writable = Instant::now();
+    sender.next(15).await;
+    healthy(&rig).await;
+    println!("back {:?} after it was writable again", writable.elapsed());
+    assert!(writable.elapsed() <= BACK_WITHIN);
+    let device = rig.device("VALVE-001", Behaviour::Obey).await;
+    assert_eq!(ask(&mut operator, &valve, "update_config").await["status"], "succeeded");
+    assert_eq!(device.executed().len(), 1, "what was refused never runs");
+    let acknowledged = sender.stop().await;
+    all_in_table(&rig, &sensor, &acknowledged).await;
+    println!("{} readings acknowledged, all in the table", acknowledged.len());
+    rig.daemon.terminate().await;
 }

@@ -6,6 +6,7 @@ use serde_json::Map;
 use super::fault::Fault;
 use super::journal::{self, Execution};
 use super::refused;
+use super::outbox;
 use super::terms::{Ending, Journalled, NewExecution, OpenExecution, StoreError};
 use super::turn::Turn;
 use super::view::Lane;
@@ -40,7 +41,7 @@ impl Turn<'_> {
             self.memory.signals.journal = true;
         }
         let seq = journal::insert(self.connection, &entry)?;
-        self.memory.refused.know(&entry.record.command_id);
+        self.memory.refused.journals(&entry.record.command_id);
         let record = entry.record.clone();
         let (checked_parameters, answer, boot_count_before) = (Map::new(), None, None);
         let open = OpenExecution { record: entry.record, checked_parameters, answer, boot_count_before };
@@ -69,9 +70,9 @@ impl Turn<'_> {
 
     /// Journals what was refused while the journal could not be written. One that stands there open after all was
     /// journalled by a commit that failed in its flush: nothing of it was sent, and it ends as it was told.
-    pub(super) fn journal_refused(&mut self, entry: &NewExecution) -> Result<(), StoreError> {
+    pub(super) fn journal_refused(&mut self, entry: &NewExecution, announced: bool) -> Result<(), StoreError> {
         let record = &entry.record;
-        match journal::find(self.connection, &record.command_id)? {
+        let outcome = match journal::find(self.connection, &record.command_id)? {
             None => self.journal(entry.clone()).map(drop),
             Some(found) if found.record().status == ExecutionStatus::Created && found.record().device_id == record.device_id => {
                 let ending = Ending {
@@ -84,7 +85,12 @@ impl Turn<'_> {
                 self.finish(&record.device_id, &record.command_id, ending).map(drop)
             }
             Some(_) => Ok(()),
+        };
+        outcome?;
+        if let Some(found) = journal::find(self.connection, &record.command_id)?.filter(|_| announced) {
+            outbox::withdraw(self.connection, Lane::Result, found.seq)?;
         }
+        Ok(())
     }
 
     pub(super) fn claim(&mut self, device: &DeviceId, id: &CommandId) -> Result<Option<OpenExecution>, StoreError> {

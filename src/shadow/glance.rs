@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use floorgate_model::{DeviceId, Timestamp};
+use floorgate_model::{DeviceId, ExecutionStatus, Reason, Timestamp};
 
 use super::fault::Fault;
 use super::samples::Samples;
@@ -47,7 +47,11 @@ impl Glance<'_> {
     }
 
     /// The command ends here and now, and is journalled when that is possible again.
-    pub(super) fn journal(&mut self, entry: NewExecution) -> Result<Journalled, StoreError> {
+    pub(super) fn journal(&mut self, mut entry: NewExecution) -> Result<Journalled, StoreError> {
+        // Before the file was read once nobody knows how the device is: the disk is the reason, not the device.
+        if self.memory.blank && entry.record.reason == Some(Reason::DeviceOffline) {
+            entry.record.status = ExecutionStatus::Created;
+        }
         // Anything else is over in a moment, or nobody knows what the journal will say: its sender asks again.
         let fault = self.cause.fault().filter(|fault| Fault::may_pass(*fault)).ok_or_else(|| self.cause.clone())?;
         let refused = self.memory.refused.take(entry, fault, self.wall).ok_or_else(|| self.cause.clone())?;

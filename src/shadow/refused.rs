@@ -5,9 +5,10 @@
 //! * A command that comes while `state.db` is out of use ends at once: `rejected`, `INHIBITED`. Its record is kept here and
 //!   offered to the result lane from here, so its sender hears of it; then its message may be acknowledged.
 //! * The same id again gets the same record. One that the journal has already, as far as is known here
-//!   ([`KNOWN_MAX`]), is not refused but left with its sender: it may have run.
-//! * Once the journal can be written, the refusals are written to it before anyone else gets a turn. A command that was
-//!   journalled after all (its commit failed in a flush, so nobody could know) is ended there as it was told.
+//!   ([`KNOWN_MAX`]), is not refused but left with its sender: it may have run. So is one whose commit failed with an error
+//!   of the disk: nobody knows whether it stands there. It comes again when the file is back, and the journal says.
+//! * Once the journal can be written, the refusals are written to it before anyone else gets a turn. One that stands there
+//!   open after all ends there as it was told.
 //! * At most [`REFUSED_MAX`]; beyond, those go that were announced and have expired, else the command stays unacknowledged
 //!   with its sender.
 //!
@@ -45,6 +46,8 @@ pub(super) struct Refused {
     last_seq: i64,
     known: BTreeSet<CommandId>,
     order: VecDeque<CommandId>,
+    /// Journalled in the open transaction.
+    pending: Vec<CommandId>,
     /// Counted since start.
     pub(super) count: u64,
 }
@@ -59,6 +62,20 @@ pub(super) fn refuse(record: &mut ExecutionRecord, fault: Fault, now: Timestamp)
 }
 
 impl Refused {
+    /// The open transaction journals this id.
+    pub(super) fn journals(&mut self, id: &CommandId) {
+        self.pending.push(id.clone());
+    }
+
+    /// That transaction has ended: its ids stand in the journal, certainly or perhaps, or certainly not.
+    pub(super) fn settle(&mut self, perhaps: bool) {
+        for id in std::mem::take(&mut self.pending) {
+            if perhaps {
+                self.know(&id);
+            }
+        }
+    }
+
     /// The journal has this id.
     pub(super) fn know(&mut self, id: &CommandId) {
         if self.known.insert(id.clone()) {
@@ -123,11 +140,11 @@ impl Refused {
         self.entries.values().filter(|entry| !entry.announced).count()
     }
 
-    /// All of them, to be journalled, oldest first.
-    pub(super) fn all(&self) -> Vec<NewExecution> {
+    /// All of them, to be journalled, oldest first, and whether the result lane has them already.
+    pub(super) fn all(&self) -> Vec<(NewExecution, bool)> {
         let mut entries: Vec<&Entry> = self.entries.values().collect();
         entries.sort_by_key(|entry| -entry.seq);
-        entries.into_iter().map(|entry| entry.execution.clone()).collect()
+        entries.into_iter().map(|entry| (entry.execution.clone(), entry.announced)).collect()
     }
 
     /// The journal has them.

@@ -40,8 +40,8 @@ pub(super) enum Pace {
 pub(super) trait Work: Send {
     /// Does it, inside the transaction; the answer is kept back.
     fn run(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError>;
-    /// Does what can be done while the file is out of use; `None` if nothing can. `tried`: a turn was given, and what it
-    /// did may or may not be on the disk.
+    /// Does what can be done while the file is out of use; `None` if nothing can. `tried`: what
+    /// it did in its turn may or may not be on the disk.
     fn glance(&mut self, glance: &mut Glance<'_>, tried: bool) -> Option<Result<(), StoreError>>;
     /// Gives the answer, or the error that undid it.
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>);

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use self::mend::Mending;
 use self::room::Chores;
 use super::device::UNSAVED_MAX;
-use super::fault::StoreHealth;
+use super::fault::{Fault, StoreHealth};
 use super::glance::Glance;
 use super::request::{Kind, Pace, Request, Work};
 use super::samples::Samples;
@@ -160,7 +160,8 @@ impl Writer {
             if self.state.lost_transaction() || cause.fault().is_some() {
                 let cause = cause.clone();
                 self.gave_up(cause.clone(), done);
-                return self.glance(work, &cause, true).unwrap_or(Err(cause));
+                let tried = !matches!(cause.fault(), Some(Fault::DiskFull | Fault::ReadOnly));
+                return self.glance(work, &cause, tried).unwrap_or(Err(cause));
             }
         }
         outcome
@@ -207,20 +208,24 @@ impl Writer {
             }
         }
         self.memory.settle();
+        self.memory.refused.settle(true);
         self.lazy_until = None;
         Ok(())
     }
 
     /// The transaction failed: nothing of it happened, in memory neither, and nobody is told that it did.
     fn gave_up(&mut self, cause: StoreError, done: &mut [Done]) {
+        // What finds no space is certainly not there; after any other error of the disk it may be.
+        let tried = !matches!(cause.fault(), Some(Fault::DiskFull | Fault::ReadOnly));
         self.state.broke(cause.clone());
         self.memory.undo_to(0);
         self.memory.settle();
+        self.memory.refused.settle(tried && cause.fault().is_some());
         self.memory.signals = Signals::default();
         self.lazy_until = None;
         for (work, outcome) in done {
             if outcome.is_ok() {
-                *outcome = self.glance(&mut **work, &cause, true).unwrap_or_else(|| Err(cause.clone()));
+                *outcome = self.glance(&mut **work, &cause, tried).unwrap_or_else(|| Err(cause.clone()));
             }
         }
     }

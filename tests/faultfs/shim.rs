@@ -2,7 +2,7 @@
 //!
 //! `FAULTFS_FOLDER` is the folder whose files are concerned, `FAULTFS_CONTROL` a file outside of it that says what
 //! fails, read again at every call: one rule a line, `ERRNO OPERATIONS FILES LIMIT`. OPERATIONS is a list of `write`,
-//! `fsync`, `truncate`, `open` (for writing, and removing); FILES a piece of the path or `*`; LIMIT how many calls fail, 0 for
+//! `fsync`, `truncate`, `open` (for writing), `remove`; FILES a piece of the path or `*`; LIMIT how many calls fail, 0 for
 //! all. An empty file: nothing fails.
 //!
 //! `FAULTFS_DISK`, if set, is a folder that is kept as the disk would be after a power cut: a file there gets what was
@@ -234,7 +234,7 @@ pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint)
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
-    let verdict = inside(|| unsafe { named(path) }.map(|path| (verdict("open", &path), path))).flatten();
+    let verdict = inside(|| unsafe { named(path) }.map(|path| (verdict("remove", &path), path))).flatten();
     let real = next!("unlink" as unsafe extern "C" fn(*const c_char) -> c_int);
     let Some((verdict, path)) = verdict else { return unsafe { real(path) } };
     if let Some(code) = verdict {

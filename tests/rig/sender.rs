@@ -39,9 +39,14 @@ impl Sender {
 
     /// Waits for a PUBACK after now; answers how long that took.
     pub async fn next(&self, seconds: u64) -> Duration {
+        self.more(1, seconds).await
+    }
+
+    /// Waits for so many PUBACKs after now; answers how long that took.
+    pub async fn more(&self, count: usize, seconds: u64) -> Duration {
         let (started, before) = (Instant::now(), self.count());
-        while self.count() == before {
-            assert!(started.elapsed() < Duration::from_secs(seconds), "no PUBACK within {seconds} s");
+        while self.count() < before + count {
+            assert!(started.elapsed() < Duration::from_secs(seconds), "too few PUBACKs within {seconds} s");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         started.elapsed()

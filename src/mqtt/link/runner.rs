@@ -28,6 +28,8 @@ use crate::shadow::StoreError;
 const REQUESTS_MAX: usize = OUTBOX_WINDOW + ONCE_WINDOW + 64;
 /// A connection that ends sooner than this after its CONNACK is a short one.
 const SHORT_LIVED: Duration = Duration::from_secs(5);
+/// Between connections that end because the store could not take a message; it need not be the network's back-off.
+const UNSTORED_WAIT: Duration = Duration::from_secs(2);
 /// So many short connections in a row look like two clients with one id.
 const TAKEOVER_AFTER: u32 = 3;
 
@@ -56,6 +58,8 @@ pub struct LinkRunner {
     short_lived: u32,
     /// Connections in a row that a packet over the limit ended.
     oversized: u32,
+    /// The last connection ended because a message could not be stored.
+    unstored: bool,
     /// The last connection dropped the session: that the next one finds none is no news.
     dropped: bool,
 }
@@ -77,7 +81,7 @@ impl LinkRunner {
     ) -> Self {
         let pump = outbox.map(|outbox| Pump::new(outbox, config.name.clone(), config.outbox_per_second));
         let backoff = config.backoff.clone();
-        Self { config, intake, pump, clock, once, state, backoff, short_lived: 0, oversized: 0, dropped: false }
+        Self { config, intake, pump, clock, once, state, backoff, short_lived: 0, oversized: 0, unstored: false, dropped: false }
     }
 
     /// Connects and carries until `stop`; then ends cleanly within [`STOP_WAIT`]: settles what came in, says farewell,
@@ -127,7 +131,9 @@ impl LinkRunner {
 
     /// Sleeps until the next attempt, telling everyone meanwhile that nobody is there.
     async fn wait(&mut self, attempt: Instant, stop: &CancellationToken) {
-        let delay = self.backoff.next_delay(fastrand::f64());
+        // The broker is well and our disk is not: it is asked again soon, however long that lasts.
+        let unstored = std::mem::take(&mut self.unstored);
+        let delay = if unstored { UNSTORED_WAIT } else { self.backoff.next_delay(fastrand::f64()) };
         let until = (Instant::now() + delay).max(attempt + self.config.connect_spacing);
         loop {
             let why = self.state.borrow().last_error.clone().unwrap_or_default();
@@ -226,6 +232,9 @@ impl LinkRunner {
     /// Brokers drop the older of two clients with one id, without a word.
     fn suspect_takeover(&mut self, why: String, lasted: Duration) -> String {
         self.short_lived = if lasted < SHORT_LIVED { self.short_lived.saturating_add(1) } else { 0 };
+        if self.unstored {
+            self.short_lived = 0;
+        }
         if self.short_lived < TAKEOVER_AFTER {
             return why;
         }
@@ -239,7 +248,8 @@ impl LinkRunner {
     async fn carry(&mut self, session: &mut Session, events: &mut Events, stop: &CancellationToken) -> (Ended, bool) {
         match self.carry_on(session, events, stop).await {
             Ok(()) => (Ended::Stopped, false),
-            Err(Broken { why, exact, oversized }) => {
+            Err(Broken { why, exact, oversized, unstored }) => {
+                self.unstored = unstored;
                 self.oversized = if oversized { self.oversized + 1 } else { 0 };
                 (Ended::Lost(why), exact)
             }
@@ -372,12 +382,14 @@ struct Broken {
     exact: bool,
     /// A packet over the limit ended it.
     oversized: bool,
+    /// The store could not take a message.
+    unstored: bool,
 }
 
 impl Broken {
     /// Given up by us in the middle of a poll.
     fn inexact(why: String) -> Self {
-        Self { why, exact: false, oversized: false }
+        Self { why, exact: false, oversized: false, unstored: false }
     }
 }
 
@@ -388,7 +400,8 @@ impl From<rumqttc::ClientError> for Broken {
 }
 
 fn unstored(error: StoreError) -> Broken {
-    Broken::inexact(format!("a message could not be stored and stays with the broker: {error}"))
+    let why = format!("a message could not be stored and stays with the broker: {error}");
+    Broken { unstored: true, ..Broken::inexact(why) }
 }
 
 /// The event loop as a stream: a poll that was begun survives being waited for by `select!`, which a bare `poll()` would
@@ -439,7 +452,7 @@ fn hear(session: &mut Session, polled: Option<Polled>, config: &LinkConfig) -> R
             for event in rest {
                 session.hear(event);
             }
-            Err(Broken { why: explain(&error, config), exact: true, oversized: is_oversized(&error) })
+            Err(Broken { why: explain(&error, config), exact: true, oversized: is_oversized(&error), unstored: false })
         }
         None => Err(Broken::inexact("the client ended".to_owned())),
     }

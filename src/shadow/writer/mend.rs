@@ -201,7 +201,7 @@ impl Writer {
         }
         let count = refused.len();
         let work = move |turn: &mut super::super::turn::Turn<'_>| {
-            refused.iter().try_for_each(|entry| turn.journal_refused(entry))
+            refused.iter().try_for_each(|(entry, announced)| turn.journal_refused(entry, *announced))
         };
         let (mut ask, _) = Ask::new(work, None);
         self.give_turn(&mut ask, &mut [])?;
