@@ -31,8 +31,10 @@ async fn unhealthy(rig: &Rig, reason: &str) {
 }
 
 async fn healthy(rig: &Rig) {
-    until("status says that all is well", 10, || async { (rig.status().await["store"]["health"]["ok"] == true).then_some(()) })
-        .await;
+    until("status says that all is well", 10, || async {
+        (rig.status().await["store"]["health"]["ok"] == true).then_some(())
+    })
+    .await;
 }
 
 async fn ask(operator: &mut Client, device: &str, command: &str) -> Value {
@@ -41,9 +43,8 @@ async fn ask(operator: &mut Client, device: &str, command: &str) -> Value {
     let id = format!("c-{:016x}", fastrand::u64(..));
     payload["command_id"] = id.clone().into();
     operator.publish(&format!("devices/{device}/commands"), payload.to_string(), false).await;
-    let ended = |v: &Value| {
-        v["command_id"] == id.as_str() && !matches!(v["status"].as_str(), Some("created" | "in_progress"))
-    };
+    let ended =
+        |v: &Value| v["command_id"] == id.as_str() && !matches!(v["status"].as_str(), Some("created" | "in_progress"));
     operator.json(&format!("end of {command}"), 15, ended).await
 }
 
@@ -93,8 +94,15 @@ async fn whatever_the_disk_does_commands_are_refused_readings_wait_and_it_is_bac
         .await;
         unhealthy(&rig, reason).await;
         let outcome = ask(&mut operator, &valve, "reboot").await;
-        assert_eq!((&outcome["status"], &outcome["reason"]), (&"rejected".into(), &"INHIBITED".into()), "{rules}: {outcome}");
-        assert!(outcome["message"].as_str().unwrap().starts_with("the gateway cannot write to its disk: "), "{outcome}");
+        assert_eq!(
+            (&outcome["status"], &outcome["reason"]),
+            (&"rejected".into(), &"INHIBITED".into()),
+            "{rules}: {outcome}"
+        );
+        assert!(
+            outcome["message"].as_str().unwrap().starts_with("the gateway cannot write to its disk: "),
+            "{outcome}"
+        );
         refused.push(outcome["command_id"].clone());
         // What was acknowledged before has been noted by now.
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -142,7 +150,10 @@ async fn after_failed_flushes_and_a_power_cut_nothing_acknowledged_is_missing_an
         sender.next(20).await;
         // One flush fails; the pages are taken for clean, and the next flush succeeds.
         disk.fail(&format!("EIO fsync telemetry.db-wal {}", round + 1));
-        until("a flush has failed", 10, || async { (rig.status().await["store"]["health"]["ok"] == false).then_some(()) }).await;
+        until("a flush has failed", 10, || async {
+            (rig.status().await["store"]["health"]["ok"] == false).then_some(())
+        })
+        .await;
         healthy(&rig).await;
         disk.mend();
         sender.more(30, 20).await;
@@ -201,7 +212,8 @@ fn fill(folder: &std::path::Path) -> std::path::PathBuf {
 #[cfg(feature = "suites")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_file_system_that_is_filled_emptied_and_made_read_only_costs_nothing_acknowledged() {
-    let mount = std::path::PathBuf::from(std::env::var_os("FLOORGATE_TEST_MOUNT").expect("cargo xtask disk says where"));
+    let mount =
+        std::path::PathBuf::from(std::env::var_os("FLOORGATE_TEST_MOUNT").expect("cargo xtask disk says where"));
     let remount = |how: &str| {
         let status = std::process::Command::new("mount").args(["-o", how]).arg(&mount).status().unwrap();
         assert!(status.success(), "mount -o {how}");
@@ -216,6 +228,7 @@ async fn a_real_file_system_that_is_filled_emptied_and_made_read_only_costs_noth
     let sender = Sender::start(rig.floor, &sensor);
     for round in 0..3 {
         sender.more(20, 10).await;
+        let _device = rig.device("VALVE-001", Behaviour::Obey).await;
         let filler = fill(&mount);
         unhealthy(&rig, "disk_full").await;
         // Whatever the reserve has left goes, too.

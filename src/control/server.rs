@@ -53,12 +53,17 @@ pub enum BindError {
 pub struct ControlServer {
     path: PathBuf,
     listener: UnixListener,
+    /// The folder that was made for it, if it could not be in the state folder.
+    elsewhere: Option<PathBuf>,
 }
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
         // If it is gone already, so much the better.
         let _ = std::fs::remove_file(&self.path);
+        if let Some(folder) = self.elsewhere.as_ref() {
+            let _ = std::fs::remove_dir(folder);
+        }
     }
 }
 
@@ -88,7 +93,7 @@ impl ControlServer {
         }
         let path = socket_path(state_dir);
         let cause = match make(state_dir, &path) {
-            Ok(listener) => return Ok(Self { path, listener }),
+            Ok(listener) => return Ok(Self { path, listener, elsewhere: None }),
             Err(cause) => cause,
         };
         let elsewhere = if place::is_disk(&cause) { place::make_elsewhere(state_dir).ok() } else { None };
@@ -96,7 +101,7 @@ impl ControlServer {
         tracing::warn!(%cause, folder = %folder.display(), "the state folder takes no control socket; it is elsewhere");
         let path = socket_path(&folder);
         match make(&folder, &path) {
-            Ok(listener) => Ok(Self { path, listener }),
+            Ok(listener) => Ok(Self { path, listener, elsewhere: Some(folder) }),
             Err(cause) => Err(BindError::Io { path, cause }),
         }
     }

@@ -5,8 +5,8 @@ use serde_json::Map;
 
 use super::fault::Fault;
 use super::journal::{self, Execution};
-use super::refused;
 use super::outbox;
+use super::refused;
 use super::terms::{Ending, Journalled, NewExecution, OpenExecution, StoreError};
 use super::turn::Turn;
 use super::view::Lane;
@@ -74,7 +74,10 @@ impl Turn<'_> {
         let record = &entry.record;
         let outcome = match journal::find(self.connection, &record.command_id)? {
             None => self.journal(entry.clone()).map(drop),
-            Some(found) if found.record().status == ExecutionStatus::Created && found.record().device_id == record.device_id => {
+            Some(found)
+                if found.record().status == ExecutionStatus::Created
+                    && found.record().device_id == record.device_id =>
+            {
                 let ending = Ending {
                     status: record.status,
                     reason: record.reason,

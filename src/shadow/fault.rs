@@ -11,6 +11,10 @@ use super::terms::StoreError;
 
 /// Bytes of the file that is written to find out whether the folder takes anything.
 const PROBE_BYTES: usize = 4_096;
+/// Free space, bytes, without which no database is opened. SQLite keeps the index of a log in memory that is mapped from
+/// a file; on some file systems (blocks smaller than a page, copies on write) a page of it that finds no space kills the
+/// process instead of failing.
+const SPACE_TO_OPEN: u64 = 512 * 1024;
 /// `EIO`, which the standard library has no word for.
 const EIO: i32 = 5;
 
@@ -59,6 +63,12 @@ impl Fault {
         // Gone or never there: both are what is wanted.
         let _ = std::fs::remove_file(&path);
         Self::of_io(&probed.err()?)
+    }
+
+    /// Bytes that are free on a folder's disk; `None` if it does not say.
+    pub(super) fn free_space(folder: &Path) -> Option<u64> {
+        let disk = rustix::fs::statvfs(folder).ok().filter(|disk| disk.f_blocks > 0)?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// It passes without anyone touching the files: space comes back, a disk is mounted writable again.
@@ -120,6 +130,18 @@ impl StoreError {
         Self::Disk { doing, cause: cause.to_string(), fault: Fault::of_io(cause).unwrap_or(Fault::Other) }
     }
 
+    /// Fails if there is not enough space to open a database.
+    pub(super) fn unless_there_is_room(database: &Path) -> Result<(), Self> {
+        let free = database.parent().and_then(Fault::free_space);
+        match free.filter(|free| *free < SPACE_TO_OPEN) {
+            None => Ok(()),
+            Some(free) => {
+                let cause = format!("{free} bytes are free, and {SPACE_TO_OPEN} are needed");
+                Err(Self::Disk { doing: "open its files", cause, fault: Fault::DiskFull })
+            }
+        }
+    }
+
     /// What is wrong with the disk, if that is why.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
@@ -138,16 +160,11 @@ mod tests {
     #[test]
     fn a_full_a_read_only_and_a_failing_disk_are_told_apart() {
         let of = |code: i32| Fault::of_io(&io::Error::from_raw_os_error(code));
-        assert_eq!([of(28), of(122), of(30), of(5), of(13)], [
-            Some(Fault::DiskFull),
-            Some(Fault::DiskFull),
-            Some(Fault::ReadOnly),
-            Some(Fault::IoError),
-            None
-        ]);
-        let sqlite = |code: i32| {
-            Fault::of(&rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
-        };
+        assert_eq!(
+            [of(28), of(122), of(30), of(5), of(13)],
+            [Some(Fault::DiskFull), Some(Fault::DiskFull), Some(Fault::ReadOnly), Some(Fault::IoError), None]
+        );
+        let sqlite = |code: i32| Fault::of(&rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
         // FULL, READONLY, IOERR_FSYNC, IOERR_WRITE, CORRUPT, NOTADB, CONSTRAINT, BUSY.
         let expected = [
             Some(Fault::DiskFull),

@@ -122,9 +122,8 @@ impl Refused {
     pub(super) fn peek(&self, limit: usize) -> Vec<OutboxEntry> {
         let mut waiting: Vec<&Entry> = self.entries.values().filter(|entry| !entry.announced).collect();
         waiting.sort_by_key(|entry| -entry.seq);
-        let entry = |entry: &&Entry| {
-            OutboxEntry { seq: entry.seq, record: entry.execution.record.clone(), answer: None }
-        };
+        let entry =
+            |entry: &&Entry| OutboxEntry { seq: entry.seq, record: entry.execution.record.clone(), answer: None };
         waiting.iter().take(limit).map(entry).collect()
     }
 

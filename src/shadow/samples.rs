@@ -322,6 +322,7 @@ pub(super) fn passing(cause: StoreError, folder: &Path) -> Result<StoreError, St
     };
     match fault.filter(|fault| fault.may_pass()) {
         None => Err(cause),
+        Some(_) if cause.fault().is_some() => Ok(cause),
         Some(fault) => Ok(StoreError::Disk { doing: "open its files", cause: cause.to_string(), fault }),
     }
 }

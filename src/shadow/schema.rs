@@ -119,7 +119,10 @@ pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(LOCK_FILE);
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o640).open(&path);
     // A lock needs no writing, only a file.
-    let file = file.or_else(|cause| if Fault::of_io(&cause).is_some() { File::open(&path).map_err(|_| cause) } else { Err(cause) });
+    let file =
+        file.or_else(
+            |cause| if Fault::of_io(&cause).is_some() { File::open(&path).map_err(|_| cause) } else { Err(cause) },
+        );
     let file = file.map_err(|cause| match Fault::of_io(&cause) {
         Some(_) => StoreError::system("lock its folder", &cause),
         None => cannot(&path, &cause),
@@ -139,10 +142,9 @@ pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let cannot = |cause: rusqlite::Error| match Fault::of(&cause).filter(|fault| fault.may_pass()) {
         Some(fault) => StoreError::Disk { doing: "open state.db", cause: cause.to_string(), fault },
-        None => {
-            StoreError::Open { path: path.display().to_string(), hint: hint(&cause), cause: cause.to_string() }
-        }
+        None => StoreError::Open { path: path.display().to_string(), hint: hint(&cause), cause: cause.to_string() },
     };
+    StoreError::unless_there_is_room(path)?;
     log::write_again(path).map_err(|cause| StoreError::system("write the log of state.db again", &cause))?;
     let mut connection = Connection::open(path).map_err(cannot)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use self::mend::Mending;
 use self::room::Chores;
 use super::device::UNSAVED_MAX;
+use super::device_rows;
 use super::fault::{Fault, StoreHealth};
 use super::glance::Glance;
 use super::request::{Kind, Pace, Request, Work};
@@ -34,7 +35,6 @@ use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::device_rows;
 use crate::clock::Clock;
 
 /// Requests in one transaction; more wait for the next.

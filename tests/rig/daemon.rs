@@ -22,7 +22,14 @@ impl Daemon {
     pub fn new(config: &Path, log: &Path) -> Self {
         let program = std::env::var_os("FLOORGATE_TEST_BINARY")
             .map_or_else(|| env!("CARGO_BIN_EXE_floorgate").into(), PathBuf::from);
-        Self { program, config: config.to_owned(), log: log.to_owned(), child: None, environment: Vec::new(), ready_after: Duration::ZERO }
+        Self {
+            program,
+            config: config.to_owned(),
+            log: log.to_owned(),
+            child: None,
+            environment: Vec::new(),
+            ready_after: Duration::ZERO,
+        }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -13,7 +13,18 @@ fn shim() -> &'static Path {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faultfs/shim.rs");
         let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faultfs-{}.so", std::process::id()));
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        rustc.args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-C", "strip=symbols", "-A", "warnings", "-o"]);
+        rustc.args([
+            "--edition",
+            "2024",
+            "--crate-type",
+            "cdylib",
+            "-O",
+            "-C",
+            "strip=symbols",
+            "-A",
+            "warnings",
+            "-o",
+        ]);
         let status = rustc.arg(&built).arg(source).status().expect("rustc is there");
         assert!(status.success(), "the shim compiles");
         built

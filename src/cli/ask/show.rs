@@ -117,7 +117,11 @@ fn store(stats: &Value, now: Timestamp) -> String {
     if stats.get("full").and_then(Value::as_bool) == Some(true) {
         text.push_str(", FULL: readings are left with their senders until the table takes what waits");
     }
-    for (name, words) in [("store_failures", "failures"), ("commands_refused", "commands refused for the disk"), ("blocks_parked", "blocks refused by the table")] {
+    for (name, words) in [
+        ("store_failures", "failures"),
+        ("commands_refused", "commands refused for the disk"),
+        ("blocks_parked", "blocks refused by the table"),
+    ] {
         if figure(name) > 0 {
             text.push_str(&format!(", {} {words}", figure(name)));
         }

@@ -81,7 +81,19 @@ impl LinkRunner {
     ) -> Self {
         let pump = outbox.map(|outbox| Pump::new(outbox, config.name.clone(), config.outbox_per_second));
         let backoff = config.backoff.clone();
-        Self { config, intake, pump, clock, once, state, backoff, short_lived: 0, oversized: 0, unstored: false, dropped: false }
+        Self {
+            config,
+            intake,
+            pump,
+            clock,
+            once,
+            state,
+            backoff,
+            short_lived: 0,
+            oversized: 0,
+            unstored: false,
+            dropped: false,
+        }
     }
 
     /// Connects and carries until `stop`; then ends cleanly within [`STOP_WAIT`]: settles what came in, says farewell,

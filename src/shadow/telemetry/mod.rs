@@ -61,8 +61,8 @@ use self::open_block::OpenBlock;
 use self::rows::Tally;
 use self::segment::{Packer, Tail};
 use self::track::Track;
-use super::{files, log};
 use super::store::{StoreError, Taken};
+use super::{files, log};
 
 /// How long a block stays open, by the monotonic clock.
 pub(crate) const BLOCK_AGE_MAX: Duration = Duration::from_secs(60);

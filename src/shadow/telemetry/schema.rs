@@ -70,6 +70,7 @@ const MIGRATIONS: &[&str] = &["
 /// Opens or makes the file and brings it to the newest schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let failed = |cause: rusqlite::Error| fault(path, &cause);
+    StoreError::unless_there_is_room(path)?;
     log::write_again(path).map_err(|cause| StoreError::system("write the log of telemetry.db again", &cause))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(failed)?;

@@ -34,9 +34,9 @@ use super::super::state_file::StateFile;
 use super::super::terms::{Config, StoreError, Wakeups};
 use super::super::turn::{Memory, Signals};
 use super::super::{files, journal, schema};
-use super::attach::{attach, as_configured};
-use super::room::Chores;
 use super::Writer;
+use super::attach::{as_configured, attach};
+use super::room::Chores;
 use crate::clock::Clock;
 
 /// First wait before a file that failed is opened again.
@@ -162,8 +162,7 @@ impl Writer {
             self.mending.unreserved = None;
             return;
         }
-        let free = rustix::fs::statvfs(&self.config.state_dir).ok().filter(|disk| disk.f_blocks > 0);
-        let free = free.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free = Fault::free_space(&self.config.state_dir);
         self.mending.unreserved = if free.is_some_and(|free| free < FREE_WANTED) {
             Some(Fault::DiskFull)
         } else {
@@ -179,11 +178,12 @@ impl Writer {
             .memory
             .devices
             .values()
-            .filter_map(|device| Some((device.id().clone(), (device.view.last_reading_at?, device.view.last_readings.clone()))))
+            .filter_map(|device| {
+                Some((device.id().clone(), (device.view.last_reading_at?, device.view.last_readings.clone())))
+            })
             .collect();
         let (connection, devices) = attached(connection, &self.config, &self.clock, &newest, self.now)?;
-        files::empty_log(&connection)
-            .map_err(|cause| StoreError::sqlite("copy the log into state.db", &cause))?;
+        files::empty_log(&connection).map_err(|cause| StoreError::sqlite("copy the log into state.db", &cause))?;
         know_journal(&connection, &mut self.memory)?;
         self.memory.restart(devices, self.now);
         self.state.renew(connection);

@@ -20,8 +20,9 @@ const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// once.
 const LOG_WORTH_COPYING: u64 = 1024 * 1024;
 
-/// A log longer than this is not copied as it should be: SQLite does that by itself from 4 MiB on.
-pub(super) const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// A log longer than this is not copied as it should be: SQLite does that by itself from 4 MiB on. Its
+/// index fits the first 32 KiB of memory, so that a full disk never meets a growing one.
+pub(super) const LOG_BYTES_MAX: u64 = 12 * 1024 * 1024;
 
 /// When what was done last.
 #[derive(Debug)]

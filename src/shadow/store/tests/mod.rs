@@ -1,3 +1,4 @@
+mod disk;
 mod effects;
 mod failures;
 mod figures;
