@@ -37,6 +37,19 @@ async fn healthy(rig: &Rig) {
     .await;
 }
 
+/// Waits until both files are out of use.
+async fn nothing_works(rig: &Rig, device: &str, reason: &str) {
+    // A word of a device, so that the file of the commands fails too; it is not acknowledged.
+    let other = Client::connect(rig.floor, "other").await;
+    let _word = other.send(&format!("devices/{device}/state"), r#"{"online":true}"#, false).await;
+    until("the store takes nothing", 10, || async {
+        let health = &rig.status().await["store"]["health"];
+        (health["takes_reports"] == false && health["takes_readings"] == false).then_some(())
+    })
+    .await;
+    unhealthy(rig, reason).await;
+}
+
 async fn ask(operator: &mut Client, device: &str, command: &str) -> Value {
     let parameters = if command == "update_config" { json!({"sample_rate_seconds": 7}) } else { json!({}) };
     let mut payload = Rig::command(command, parameters, &isoformat(0));
@@ -84,15 +97,7 @@ async fn whatever_the_disk_does_commands_are_refused_readings_wait_and_it_is_bac
     {
         let executed = device.executed().len();
         disk.fail(rules);
-        // A word of a device, so that the file of the commands fails too; it is not acknowledged.
-        let other = Client::connect(rig.floor, "other").await;
-        let word = other.send(&format!("devices/{sensor}/state"), r#"{"online":true}"#, false).await;
-        until("the store takes nothing", 10, || async {
-            let health = &rig.status().await["store"]["health"];
-            (health["takes_reports"] == false && health["takes_readings"] == false).then_some(())
-        })
-        .await;
-        unhealthy(&rig, reason).await;
+        nothing_works(&rig, &sensor, reason).await;
         let outcome = ask(&mut operator, &valve, "reboot").await;
         assert_eq!(
             (&outcome["status"], &outcome["reason"]),
@@ -112,7 +117,6 @@ async fn whatever_the_disk_does_commands_are_refused_readings_wait_and_it_is_bac
         tokio::time::sleep(Duration::from_millis(500 + 700 * round as u64)).await;
         assert_eq!(sender.count(), before, "{rules}: a reading was acknowledged that cannot be on disk");
 
-        drop(word);
         let mended = Instant::now();
         disk.mend();
         sender.next(15).await;

@@ -39,7 +39,7 @@ pub enum AskError {
 /// [`AskError`] if it cannot be reached, breaks off, or refuses.
 pub fn ask<T: DeserializeOwned>(state_dirs: &[PathBuf], query: &Query) -> Result<T, AskError> {
     let there = state_dirs.iter().find(|dir| socket_path(dir).exists()).or_else(|| state_dirs.first());
-    let state_dir = there.map_or(Path::new("."), PathBuf::as_path);
+    let state_dir = there.map_or_else(|| Path::new("."), PathBuf::as_path);
     let mut reached = Err(AskError::Unreachable { path: socket_path(state_dir), cause: "nobody listens".to_owned() });
     for path in place::candidates(state_dir) {
         match UnixStream::connect(&path) {

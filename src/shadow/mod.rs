@@ -13,6 +13,9 @@
 //! * Both files with their logs stay within the quota, but for the commit that reaches it. Sent blocks go first; when
 //!   only unsent ones are left, readings are refused ([`StoreError::Full`], [`StoreStats::full`]) and stay with their
 //!   senders, everything else goes on, and a second after space returns readings are taken again.
+//! * A disk that is full, read-only or failing is a state ([`StoreHealth`]), not an end, neither at the start nor later:
+//!   after a failed write or flush nothing of it is called durable, the file is closed and opened anew, commands are
+//!   refused, readings stay with their senders, and all is well again within 5 s after the disk is (`writer/mend.rs`).
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
 //! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
 //!   256 reports of a device changes nothing.
@@ -20,8 +23,8 @@
 //!
 //! # What it does not do
 //!
-//! It knows no topic, no cloud and no driver, starts no retries and decides about no command. It repairs no file, and
-//! damage that shows only while it runs is an error until the next start.
+//! It knows no topic, no cloud and no driver, and but for the refusals of a disk that takes no writes it decides about no
+//! command. Damage that shows while it runs closes the file; opening it again is the same as at the start.
 
 mod answers;
 mod commands;

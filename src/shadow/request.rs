@@ -47,11 +47,14 @@ pub(super) trait Work: Send {
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
+/// Something done in memory alone.
+type Look<T> = Box<dyn FnMut(&mut Glance<'_>) -> Result<T, StoreError> + Send>;
+
 /// What a request does while the file is out of use.
 pub(super) struct Instead<T> {
     /// It may also be done after a turn that failed: it only looks.
     pub(super) only_looks: bool,
-    pub(super) work: Box<dyn FnMut(&mut Glance<'_>) -> Result<T, StoreError> + Send>,
+    pub(super) work: Look<T>,
 }
 
 /// A closure with its answer.

@@ -278,8 +278,12 @@ impl Writer {
 
     /// The last commits, both logs moved into their files.
     fn close(&mut self) -> Result<(), StoreError> {
+        if !self.memory.health.ok {
+            self.mend();
+        }
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
-        let flushed = self.flush();
+        // Out of use already, it holds nothing that anyone believes to be there.
+        let flushed = if self.state.broken().is_some() { Ok(()) } else { self.flush() };
         let closed = self.state.close();
         telemetry.and(flushed).and(closed)
     }

@@ -30,6 +30,7 @@
 //! QoS 2, MQTT 5, WebSocket. It never publishes telemetry, and it knows nothing of what it carries.
 
 mod address;
+mod broken;
 mod cloud;
 mod options;
 mod outbox;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::broken::{Broken, unstored};
 use super::options::{explain, is_oversized, options};
 use super::outbox::Pump;
 use super::session::{Acks, Heard, Session, answer};
@@ -386,34 +387,6 @@ impl LinkRunner {
             }
         }
     }
-}
-
-/// Why a connection ends, and whether the session knows exactly what left on it.
-struct Broken {
-    why: String,
-    exact: bool,
-    /// A packet over the limit ended it.
-    oversized: bool,
-    /// The store could not take a message.
-    unstored: bool,
-}
-
-impl Broken {
-    /// Given up by us in the middle of a poll.
-    fn inexact(why: String) -> Self {
-        Self { why, exact: false, oversized: false, unstored: false }
-    }
-}
-
-impl From<rumqttc::ClientError> for Broken {
-    fn from(error: rumqttc::ClientError) -> Self {
-        Self::inexact(format!("the client took no request: {error}"))
-    }
-}
-
-fn unstored(error: StoreError) -> Broken {
-    let why = format!("a message could not be stored and stays with the broker: {error}");
-    Broken { unstored: true, ..Broken::inexact(why) }
 }
 
 /// The event loop as a stream: a poll that was begun survives being waited for by `select!`, which a bare `poll()` would

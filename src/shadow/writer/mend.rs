@@ -33,7 +33,7 @@ use super::super::samples::{Newest, Samples, passing};
 use super::super::state_file::StateFile;
 use super::super::terms::{Config, StoreError, Wakeups};
 use super::super::turn::{Memory, Signals};
-use super::super::{files, journal, schema};
+use super::super::{files, journal, log, schema};
 use super::Writer;
 use super::attach::{as_configured, attach};
 use super::room::Chores;
@@ -72,21 +72,18 @@ impl Writer {
         let path = config.state_dir.join(schema::STATE_FILE);
         let mut lock = None;
         // Before the other file, which would be made where this one is refused.
-        let connection = lock_and_open(&config, &mut lock);
-        let (mut samples, newest) = match &connection {
-            Err(cause) if cause.fault().is_none() && !matches!(cause, StoreError::Open { .. }) => {
-                return Err(cause.clone());
-            }
-            _ => Samples::open(&config, now, clock.now())?,
+        let connection = match lock_and_open(&config, &mut lock) {
+            Ok(connection) => Ok(connection),
+            Err(cause) => Err(passing(cause, &config.state_dir)?),
         };
+        let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
         let opened = connection.and_then(|connection| attached(connection, &config, &clock, &newest, now));
         let (connection, mut memory) = match opened {
             Ok((connection, devices)) => (Ok(connection), Memory::new(devices)),
             Err(cause) => {
-                let cause = passing(cause, &config.state_dir)?;
                 let mut memory = Memory::new(as_configured(&config, &clock, now));
                 memory.blank = true;
-                (Err(cause), memory)
+                (Err(passing(cause, &config.state_dir)?), memory)
             }
         };
         for device in memory.devices.values() {
@@ -139,7 +136,8 @@ impl Writer {
         }
     }
 
-    fn mend(&mut self) {
+    /// One attempt at everything that is out of use.
+    pub(super) fn mend(&mut self) {
         if self.state.broken().is_some()
             && let Err(cause) = self.reopen_state()
         {
@@ -183,8 +181,12 @@ impl Writer {
             })
             .collect();
         let (connection, devices) = attached(connection, &self.config, &self.clock, &newest, self.now)?;
-        files::empty_log(&connection).map_err(|cause| StoreError::sqlite("copy the log into state.db", &cause))?;
-        know_journal(&connection, &mut self.memory)?;
+        let emptied =
+            files::empty_log(&connection).map_err(|cause| StoreError::sqlite("copy the log into state.db", &cause));
+        if let Err(cause) = emptied.and_then(|()| know_journal(&connection, &mut self.memory)) {
+            log::abandon(connection);
+            return Err(cause);
+        }
         self.memory.restart(devices, self.now);
         self.state.renew(connection);
         self.lazy_until = None;
@@ -305,7 +307,7 @@ fn attached(
     match attach(&mut connection, config, clock, newest, now) {
         Ok(devices) => Ok((connection, devices)),
         Err(cause) => {
-            super::super::log::abandon(connection);
+            log::abandon(connection);
             Err(schema::unreadable(&config.state_dir.join(schema::STATE_FILE), cause))
         }
     }

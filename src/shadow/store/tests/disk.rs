@@ -24,7 +24,7 @@ fn is_refused(record: &ExecutionRecord) {
     assert_eq!((record.status, record.reason), (ExecutionStatus::Rejected, Some(Reason::Inhibited)), "{record:?}");
 }
 
-fn ids(entries: &[crate::shadow::OutboxEntry]) -> Vec<&str> {
+fn ids(entries: &[OutboxEntry]) -> Vec<&str> {
     entries.iter().map(|entry| entry.record.command_id.as_str()).collect()
 }
 
@@ -72,7 +72,7 @@ async fn while_the_disk_takes_no_writes_a_command_is_refused_and_announced_and_l
 async fn journal_beside(store: &Store, fault: Fault) -> Result<Journalled, StoreError> {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     // The writer waits in this turn until the other two are in the queue behind it.
-    let held = store.hand_over(Pace::Lazy, move |_| Ok(wait.recv().unwrap())).await.unwrap();
+    let held = store.hand_over(Pace::Lazy, move |_| Ok(wait.recv().is_ok())).await.unwrap();
     let (one, other) = (store.clone(), store.clone());
     let journalled = tokio::spawn(async move { one.journal(command("A", "reboot", "c1")).await });
     tokio::task::yield_now().await;
