@@ -150,16 +150,21 @@ async fn after_failed_flushes_and_a_power_cut_nothing_acknowledged_is_missing_an
     rig.daemon.run().await;
     let sensor = rig.id("PRESS-001");
     let sender = Sender::start(rig.floor, &sensor);
-    for round in 0..3 {
-        sender.next(20).await;
-        // One flush fails; the pages are taken for clean, and the next flush succeeds.
+    for round in 0..4 {
+        sender.more(10, 20).await;
+        // A flush fails; the pages are taken for clean, and the next flush succeeds.
         disk.fail(&format!("EIO fsync telemetry.db-wal {}", round + 1));
         until("a flush has failed", 10, || async {
             (rig.status().await["store"]["health"]["ok"] == false).then_some(())
         })
         .await;
-        healthy(&rig).await;
         disk.mend();
+        if round % 2 == 0 {
+            // Whoever saw the failure is gone before it could do anything about it.
+            rig.daemon.kill().await;
+            rig.daemon.run().await;
+        }
+        healthy(&rig).await;
         sender.more(30, 20).await;
         rig.daemon.kill().await;
         disk.cut();
