@@ -246,11 +246,23 @@ impl Store {
 
     /// The oldest due announcements of a lane.
     pub async fn peek_outbox(&self, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.peek_outbox_after(lane, 0, limit).await
+    }
+
+    /// As [`Store::peek_outbox`], but only entries with a higher number than `after`. Numbers only grow, so this is what
+    /// came after an entry that was seen.
+    pub async fn peek_outbox_after(
+        &self,
+        lane: Lane,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        // What is refused in memory has numbers below zero: it comes before everything.
         let refused = move |glance: &mut Glance<'_>| match lane {
-            Lane::Result => Ok(glance.peek_refused(limit)),
-            Lane::Table => Err(glance.cause.clone()),
+            Lane::Result if after <= 0 => Ok(glance.peek_refused(limit)),
+            Lane::Result | Lane::Table => Err(glance.cause.clone()),
         };
-        self.look(move |turn| outbox::peek(turn.connection, lane, limit), refused).await
+        self.look(move |turn| outbox::peek(turn.connection, lane, after, limit), refused).await
     }
 
     /// Announced. An entry that was renewed meanwhile has another number and stays.
