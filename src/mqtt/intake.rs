@@ -50,7 +50,7 @@ impl Attached {
 
 /// Where parsed reports go: the store, or a double of it in tests.
 pub trait ReportSink: Send + Sync + 'static {
-    /// Takes one report, waiting for room; the receipt resolves after its commit.
+    /// Takes one report, waiting for room and for a disk that works; the receipt resolves after its commit.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be taken.
@@ -83,7 +83,11 @@ pub trait ReportSink: Send + Sync + 'static {
 
 impl ReportSink for Store {
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
-        Box::pin(Self::submit(self, report))
+        Box::pin(async move {
+            // While the disk fails, what comes stays unread with its sender instead of coming again and again.
+            self.until_taken(&report).await;
+            Self::submit(self, report).await
+        })
     }
 
     fn declare_lost(&self, lost: BTreeMap<DeviceId, LostReadings>) -> BoxFuture<'_, Result<(), StoreError>> {

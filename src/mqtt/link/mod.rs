@@ -4,7 +4,7 @@
 //! # Guarantees
 //!
 //! * **In.** A PUBACK leaves only after the intake's receipt, in the order of receipt. A failed receipt drops the
-//!   connection without acknowledging, and the broker sends again. At most [`INTAKE_MAX`] messages are unsettled: then
+//!   connection without acknowledging, and the broker sends again 2 s later, as often as it takes. At most [`INTAKE_MAX`] messages are unsettled: then
 //!   the link stops reading.
 //! * **Out, owed** ([`Outbox`]): an entry is confirmed only after the PUBACK of the connection it left on. After a cut, a
 //!   lost session or a reused packet id it goes out again: nothing is lost, duplicates are possible. At most
@@ -35,6 +35,7 @@
 //! QoS 2, MQTT 5, WebSocket. It never publishes telemetry, and it knows nothing of what it carries.
 
 mod address;
+mod broken;
 mod cloud;
 mod events;
 mod options;

@@ -5,6 +5,8 @@
 //! * Two CONNECTs are never closer than [`LinkConfig::connect_spacing`], counted from the moment the first one had
 //!   certainly left (its answer or its failure), so slow name services and handshakes cannot bring two together.
 //! * Full jitter ([`Backoff`]), forgotten only after a stable period.
+//! * **Our own disk**: while the store takes no message the broker is well, so it is asked again after
+//!   [`UNSTORED_WAIT`], however long that lasts.
 //! * **A rival.** A broker ends the older of two clients with one id without a word, so two of them would throw each
 //!   other out for ever, once a second. [`RIVAL_AFTER`] connections in a row that were accepted and then closed by the
 //!   broker, without an error and before they had been stable, count as that: the wait is then drawn from
@@ -29,6 +31,8 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 pub const RIVAL_AFTER: u32 = 3;
 /// Between these the wait is drawn while another client seems to use our id: shortest and longest.
 pub const RIVAL_WAIT: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(45));
+/// Between connections that end because the store could not take a message; it need not be the network's back-off.
+pub const UNSTORED_WAIT: Duration = Duration::from_secs(2);
 /// A session is dropped because of an unreadable packet at most this often: each time costs what the broker kept.
 pub const DROP_SPACING: Duration = Duration::from_secs(600);
 /// A link is up this long after its broker can be reached again, whatever happened before: one attempt that hangs, the
@@ -44,6 +48,8 @@ pub(super) enum Cut {
     Closed,
     /// It sent a packet over the limit.
     Oversized,
+    /// The store could not take a message of it.
+    Unstored,
     /// An error, or given up by us.
     Other,
 }
@@ -60,6 +66,8 @@ pub(super) struct Retry {
     closed: u32,
     /// Connections in a row that an unreadable packet ended.
     oversized: u32,
+    /// The last connection ended because a message could not be stored.
+    unstored: bool,
     dropped_at: Option<Instant>,
 }
 
@@ -72,6 +80,7 @@ impl Retry {
             connect_left: None,
             closed: 0,
             oversized: 0,
+            unstored: false,
             dropped_at: None,
         }
     }
@@ -91,6 +100,7 @@ impl Retry {
         self.backoff.lasted(lasted);
         let brief = lasted < self.backoff.stable_after();
         self.closed = if brief && cut == Cut::Closed { self.closed.saturating_add(1) } else { 0 };
+        self.unstored = cut == Cut::Unstored;
         self.oversized = if cut == Cut::Oversized { self.oversized.saturating_add(1) } else { 0 };
     }
 
@@ -116,7 +126,8 @@ impl Retry {
 
     /// When to try next, with `random` evenly from `0.0..1.0`.
     pub(super) fn next(&mut self, now: Instant, random: f64) -> Instant {
-        let usual = self.backoff.next_delay(random);
+        let unstored = std::mem::take(&mut self.unstored);
+        let usual = if unstored { UNSTORED_WAIT } else { self.backoff.next_delay(random) };
         let (least, most) = self.rival_wait;
         let long = self.suspects_rival() || self.is_stuck(now);
         let wait = if long { least + most.saturating_sub(least).mul_f64(random.clamp(0.0, 1.0)) } else { usual };
@@ -163,6 +174,16 @@ mod tests {
             retry.ended(BRIEF, Cut::Other);
             assert!(!retry.suspects_rival());
         }
+    }
+
+    #[test]
+    fn while_our_own_disk_fails_the_broker_is_asked_again_soon() {
+        let (mut retry, now) = (retry(), Instant::now());
+        for _ in 0..100 {
+            retry.ended(BRIEF, Cut::Unstored);
+            assert_eq!(retry.next(now, 1.0) - now, UNSTORED_WAIT);
+        }
+        assert!(retry.next(now, 1.0) - now <= Duration::from_secs(1), "and no back-off has grown");
     }
 
     #[test]

@@ -8,10 +8,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::broken::{Broken, unstored};
 use super::events::{Events, Polled, events};
 use super::options::{cut, explain, options};
 use super::outbox::Pump;
-use super::retry::{Cut, Retry, STABLE_AFTER};
+use super::retry::{Retry, STABLE_AFTER};
 use super::session::{Acks, Heard, Session, answer};
 use super::{
     CONNECT_WAIT, INCOMING_MAX, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, Once, Outbox,
@@ -372,30 +373,6 @@ impl LinkRunner {
             }
         }
     }
-}
-
-/// Why a connection ends, and whether the session knows exactly what left on it.
-struct Broken {
-    why: String,
-    exact: bool,
-    cut: Cut,
-}
-
-impl Broken {
-    /// Given up by us in the middle of a poll.
-    fn inexact(why: String) -> Self {
-        Self { why, exact: false, cut: Cut::Other }
-    }
-}
-
-impl From<rumqttc::ClientError> for Broken {
-    fn from(error: rumqttc::ClientError) -> Self {
-        Self::inexact(format!("the client took no request: {error}"))
-    }
-}
-
-fn unstored(error: StoreError) -> Broken {
-    Broken::inexact(format!("a message could not be stored and stays with the broker: {error}"))
 }
 
 /// One event, or the end: then what was still to be told is entered into the books first.
