@@ -33,6 +33,7 @@ mod journal;
 mod outbox;
 pub mod report;
 mod request;
+pub mod rescue;
 mod samples;
 mod schema;
 mod sessions;

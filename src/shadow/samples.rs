@@ -24,7 +24,7 @@ use super::turn::Memory;
 use super::view::HistoryBlock;
 
 /// The file.
-const TELEMETRY_FILE: &str = "telemetry.db";
+pub(super) const TELEMETRY_FILE: &str = "telemetry.db";
 /// A confirmation of a block waits no longer than this for company, unless a commit takes it along sooner.
 pub(super) const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// More confirmations than this do not wait.

@@ -1,13 +1,18 @@
 //! `state.db` as the writer uses it: one transaction at a time, opened when something wants a turn, and opened anew
-//! after a failure.
+//! after a failure; if that was damage, it is rebuilt then ([`super::rescue`]).
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use floorgate_model::Timestamp;
 use rusqlite::Connection;
 
-use super::schema;
-use super::terms::StoreError;
+use super::rescue::life::{self, Life};
+use super::rescue::state::{self, Opened};
+use super::rescue::witness::Witness;
+use super::rescue::Rescue;
+use super::schema::STATE_FILE;
+use super::terms::{Config, StoreError};
 use super::words::io;
 
 /// After a failure the file is opened again at most this often; meanwhile every request is refused.
@@ -16,22 +21,47 @@ const REOPEN_WAIT: Duration = Duration::from_secs(1);
 /// The file, open or broken.
 #[derive(Debug)]
 pub(super) struct StateFile {
+    config: Config,
     path: PathBuf,
     connection: Option<Connection>,
+    witness: Witness,
+    /// What was done while opening it again, and what its journal says since; until somebody asks.
+    rescued: Option<(Rescue, Life)>,
     broken_at: Option<(Instant, StoreError)>,
     /// SQLite's count of changed rows when the transaction began; `None` outside of one.
     changes_at_begin: Option<u64>,
 }
 
 impl StateFile {
-    pub(super) fn new(path: PathBuf, connection: Connection) -> Self {
-        Self { path, connection: Some(connection), broken_at: None, changes_at_begin: None }
+    /// Opens or makes the file; a damaged one is rebuilt.
+    pub(super) fn open(config: &Config, wall: Timestamp) -> Result<(Self, Life), StoreError> {
+        let Opened { connection, witness, life, rescue } = state::open(config, wall, false)?;
+        let file = Self {
+            config: config.clone(),
+            path: config.state_dir.join(STATE_FILE),
+            connection: Some(connection),
+            witness,
+            rescued: rescue.map(|rescue| (rescue, life.clone())),
+            broken_at: None,
+            changes_at_begin: None,
+        };
+        Ok((file, life))
+    }
+
+    /// The connection, between two transactions.
+    pub(super) fn connection_mut(&mut self) -> Option<&mut Connection> {
+        self.connection.as_mut()
+    }
+
+    /// What was rescued since the last time this was asked.
+    pub(super) fn take_rescued(&mut self) -> Option<(Rescue, Life)> {
+        self.rescued.take()
     }
 
     /// The connection with a transaction open on it; `now` is the senders' clock, on which the waiting runs.
-    pub(super) fn begin(&mut self, now: Instant) -> Result<&Connection, StoreError> {
+    pub(super) fn begin(&mut self, now: Instant, wall: Timestamp) -> Result<&Connection, StoreError> {
         if self.connection.is_none() {
-            self.reopen(now)?;
+            self.reopen(now, wall)?;
         }
         if self.changes_at_begin.is_none()
             && let Some(connection) = &self.connection
@@ -63,9 +93,17 @@ impl StateFile {
     /// Commits; on an error nothing of the transaction is there any more.
     pub(super) fn commit(&mut self, now: Instant) -> Result<(), StoreError> {
         let Some(connection) = &self.connection else { return Err(StoreError::Closed) };
-        match connection.execute_batch("COMMIT") {
-            Ok(()) => {
+        let moved = if self.has_changes() { life::transitions(connection).map(Some) } else { Ok(None) };
+        let outcome = moved.and_then(|moved| connection.execute_batch("COMMIT").map(|()| moved));
+        match outcome {
+            Ok(moved) => {
                 self.changes_at_begin = None;
+                if let Some((store, transitions)) = moved
+                    && let Err(cause) = self.witness.saw(store, transitions)
+                {
+                    // It is too low then, which is harmless, and the next commit tries again.
+                    tracing::debug!(%cause, "the witness of the journal could not be written");
+                }
                 Ok(())
             }
             Err(cause) => Err(self.broke(io("commit")(cause), now)),
@@ -79,6 +117,11 @@ impl StateFile {
         self.changes_at_begin = None;
         self.broken_at = Some((now, cause.clone()));
         cause
+    }
+
+    /// Whether an error was met in this file and not in the other one.
+    pub(super) fn is_cause(cause: &StoreError) -> bool {
+        matches!(cause, StoreError::Damaged { path, .. } if path.ends_with(STATE_FILE))
     }
 
     /// Moves the log into the database and closes.
@@ -105,15 +148,18 @@ impl StateFile {
         &self.path
     }
 
-    fn reopen(&mut self, now: Instant) -> Result<(), StoreError> {
+    fn reopen(&mut self, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         if let Some((at, cause)) = &self.broken_at
             && now.saturating_duration_since(*at) < REOPEN_WAIT
         {
             return Err(cause.clone());
         }
-        match schema::open(&self.path) {
-            Ok(connection) => {
+        let suspect = matches!(self.broken_at, Some((_, StoreError::Damaged { .. })));
+        match state::open(&self.config, wall, suspect) {
+            Ok(Opened { connection, witness, life, rescue }) => {
                 self.connection = Some(connection);
+                self.witness = witness;
+                self.rescued = rescue.map(|rescue| (rescue, life));
                 self.broken_at = None;
                 Ok(())
             }

@@ -14,6 +14,7 @@ use super::request::{Ask, Kind, Pace, Request};
 use super::turn::Turn;
 use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, StoreStats};
 use super::writer::Writer;
+use super::rescue::{self, InhibitionWatch, Rescue};
 use super::{outbox, sessions};
 use crate::clock::Clock;
 
@@ -28,6 +29,7 @@ pub use super::terms::{
 pub struct Store {
     wakeups: Arc<Wakeups>,
     floor_changes: watch::Receiver<u64>,
+    inhibition: InhibitionWatch,
     line: Arc<Line>,
 }
 
@@ -59,7 +61,7 @@ impl Drop for Line {
 /// Every method answers [`StoreError::Io`] if the files cannot be read or written, and [`StoreError::Closed`] after
 /// [`Store::close`]; only other errors are told apart below.
 impl Store {
-    /// Opens or makes both files, migrates, and starts the writer thread.
+    /// Opens or makes both files, migrates, rescues what is damaged, and starts the writer thread.
     pub fn open(config: Config, clock: Clock) -> Result<Self, StoreError> {
         let (wakeups, (floor, floor_changes)) = (Arc::new(Wakeups::default()), watch::channel(0));
         let cannot = |cause: std::io::Error| StoreError::Open {
@@ -67,7 +69,7 @@ impl Store {
             cause: format!("no thread for the store: {cause}"),
             hint: "raise the limit of threads of floorgate's user or service",
         };
-        let writer = Writer::open(config.clone(), clock, Arc::clone(&wakeups), floor, now())?;
+        let (writer, inhibition) = Writer::open(config.clone(), clock, Arc::clone(&wakeups), floor, now())?;
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (started, whether_started) = std::sync::mpsc::sync_channel(1);
         // Its timer alone is used: the thread waits for requests and for the end of a window. It is made and dropped
@@ -84,7 +86,7 @@ impl Store {
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(run).map_err(cannot)?;
         whether_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("it ended at once"))).map_err(cannot)?;
         let line = Line { requests: Some(requests), thread: Mutex::new(Some(thread)) };
-        Ok(Self { wakeups, floor_changes, line: Arc::new(line) })
+        Ok(Self { wakeups, floor_changes, inhibition, line: Arc::new(line) })
     }
 
     /// Closes: commits what waits, checkpoints, ends the thread. Later requests answer [`StoreError::Closed`].
@@ -147,6 +149,16 @@ impl Store {
     /// Counts up after every committed state report and answer; for those who wait for a device's word.
     pub fn floor_changes(&self) -> watch::Receiver<u64> {
         self.floor_changes.clone()
+    }
+
+    /// Whether commands are inhibited because the journal is in doubt.
+    pub fn inhibition(&self) -> &InhibitionWatch {
+        &self.inhibition
+    }
+
+    /// What was damaged and what came of it, newest first; the last 20.
+    pub async fn rescues(&self) -> Result<Vec<Rescue>, StoreError> {
+        self.ask(Pace::Lazy, |turn| rescue::state::rescues(turn.connection)).await
     }
 
     /// Every attached device, in the order of the ids.

@@ -1,16 +1,54 @@
 //! How values are spelt in SQLite: times as milliseconds, vocabularies as their words, structures as JSON.
 
 use floorgate_model::{Reading, Readings, Timestamp};
-use rusqlite::Row;
+use rusqlite::{ErrorCode, Row};
 use rusqlite::types::Type;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::terms::StoreError;
 
-/// Turns an error of SQLite into one that says what it was about.
+/// Turns an error of SQLite on `state.db` into one that says what it was about; damage is told apart.
 pub(super) fn io(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |cause| StoreError::Io { doing, cause: cause.to_string() }
+    move |cause| io_of("state.db", doing, &cause)
+}
+
+/// As [`io`], of any file.
+pub(super) fn io_of(file: &str, doing: &'static str, cause: &rusqlite::Error) -> StoreError {
+    match cause.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged { path: file.to_owned(), cause: format!("cannot {doing}: {cause}") }
+        }
+        _ => StoreError::Io { doing, cause: cause.to_string() },
+    }
+}
+
+/// Whether an error met while opening or checking a file lies in what stands in it, and not in its disk, its folder or
+/// another program. A part that the disk cannot read any more is damage like any other.
+pub(super) fn is_damage(cause: &rusqlite::Error) -> bool {
+    use rusqlite::ffi;
+    if let Some(error) = cause.sqlite_error()
+        && [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA]
+            .contains(&error.extended_code)
+    {
+        return true;
+    }
+    !matches!(
+        cause.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::OutOfMemory
+                | ErrorCode::OperationInterrupted
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::NoLargeFileSupport
+        )
+    )
 }
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> String {

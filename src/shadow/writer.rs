@@ -15,10 +15,10 @@
 //! for the next request, at most once a second. The thread goes on.
 
 mod attach;
+mod rescued;
 mod room;
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ use self::attach::attach;
 use self::room::Chores;
 use super::device::UNSAVED_MAX;
 use super::request::{Kind, Pace, Request, Work};
+use super::rescue::backup::Backups;
+use super::rescue::doubt::{Doubt, InhibitionWatch};
+use super::rescue::life;
 use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
@@ -59,6 +62,8 @@ pub(super) struct Writer {
     now: Instant,
     flushed_at: Instant,
     chores: Chores,
+    doubt: Doubt,
+    backups: Backups,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
     /// Given back last.
@@ -74,21 +79,25 @@ impl Writer {
         wakeups: Arc<Wakeups>,
         floor_changes: watch::Sender<u64>,
         now: Instant,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Self, InhibitionWatch), StoreError> {
         let lock = schema::own_folder(&config.state_dir)?;
-        let path: PathBuf = config.state_dir.join(schema::STATE_FILE);
-        let mut connection = schema::open(&path)?;
+        let (mut state, life) = StateFile::open(&config, clock.now())?;
         let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
-        let devices = attach(&mut connection, &config, &clock, &newest, now)
-            .map_err(|cause| schema::unreadable(&path, &cause))?;
+        let connection = state.connection_mut().ok_or(StoreError::Closed)?;
+        let devices = attach(connection, &config, &clock, &newest, now)?;
+        let (mut doubt, inhibition) = Doubt::new(now);
+        doubt.begin(life.doubt_left, life.doubt_why.as_deref().unwrap_or("the journal was damaged"), now);
+        // It stands in the file, and memory is made of that.
+        state.take_rescued();
         for device in devices.values() {
             if let Some(at) = device.view.last_reading_at {
                 samples.known_newest(device.id(), at);
             }
         }
-        let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
+        let memory = Memory::new(devices);
         let (flushed_at, lazy_until) = (now, None);
-        Ok(Self {
+        let backups = Backups::of(state.path(), now);
+        let writer = Self {
             config,
             clock,
             state,
@@ -99,9 +108,12 @@ impl Writer {
             now,
             flushed_at,
             chores: Chores::new(now),
+            doubt,
+            backups,
             lazy_until,
             _lock: lock,
-        })
+        };
+        Ok((writer, inhibition))
     }
 
     /// Runs until it is told to close or every handle is gone.
@@ -180,17 +192,19 @@ impl Writer {
     /// One request's turn inside a savepoint. If SQLite gives up the whole transaction, so do all before it.
     fn give_turn(&mut self, work: &mut dyn Work, done: &mut [Done]) -> Result<(), StoreError> {
         let mark = self.memory.mark();
-        let connection = self.state.begin(self.now)?;
+        let connection = self.state.begin(self.now, self.clock.now())?;
         let outcome = savepoint(connection, |connection| {
             let (memory, samples, config) = (&mut self.memory, &mut self.samples, &self.config);
             work.run(&mut Turn { connection, memory, samples, config, now: self.now, wall: self.clock.now() })
         });
         if let Err(cause) = &outcome {
             self.memory.undo_to(mark);
-            if self.state.lost_transaction() {
+            // A damaged file is given up for as long as it takes to rebuild it.
+            if self.state.lost_transaction() || StateFile::is_cause(cause) {
                 self.gave_up(cause.clone(), done);
             }
         }
+        self.after_rescue();
         outcome
     }
 
@@ -216,12 +230,17 @@ impl Writer {
             return Ok(());
         }
         let changes = self.state.has_changes() || !self.memory.touched.is_empty();
-        let connection = self.state.begin(self.now)?;
+        if let Some(left) = self.doubt.to_save() {
+            let connection = self.state.begin(self.now, self.clock.now())?;
+            life::wait(connection, left).map_err(super::words::io("note the inhibition"))?;
+        }
+        let connection = self.state.begin(self.now, self.clock.now())?;
         let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
         self.state.commit(self.now)?;
+        self.doubt.saved();
         self.memory.counted.commits += u64::from(changes);
         for id in &touched {
             if let Some(device) = self.memory.devices.get_mut(id) {
@@ -252,8 +271,8 @@ impl Writer {
         let dirty = self.memory.devices.values().filter(|device| device.dirty).map(|device| device.id().clone());
         self.memory.touched.extend(dirty);
         self.flushed_at = self.now;
-        if !self.memory.touched.is_empty() {
-            self.state.begin(self.now)?;
+        if !self.memory.touched.is_empty() || self.doubt.to_save().is_some() {
+            self.state.begin(self.now, self.clock.now())?;
         }
         self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
@@ -266,6 +285,7 @@ impl Writer {
     /// One step of the timers.
     fn tick(&mut self) -> Result<(), StoreError> {
         let (now, wall) = (self.now, self.clock.now());
+        self.doubt.pass(now);
         for device in self.memory.devices.values_mut() {
             device.observer.tick(now);
             self.memory.signals.states |= device.refresh(wall);
@@ -280,6 +300,7 @@ impl Writer {
             outcome = outcome.and(step);
         }
         let tidied = self.tidy();
+        self.look_after_backups();
         outcome.and(tidied)
     }
 
@@ -293,6 +314,8 @@ impl Writer {
 
     /// The last commits, both logs moved into their files.
     fn close(&mut self) -> Result<(), StoreError> {
+        self.backups.stop();
+        self.doubt.pass(self.now);
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
         let flushed = self.flush();
         let closed = self.state.close();

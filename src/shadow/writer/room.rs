@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::super::terms::StoreError;
 use super::super::{files, journal};
-use super::{LAZY_WAIT, Writer, savepoint};
+use super::{LAZY_WAIT, StateFile, Writer, savepoint};
 
 /// The journal is pruned this often.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
@@ -51,9 +51,10 @@ impl Writer {
 
     fn prune(&mut self) -> Result<(), StoreError> {
         let wall = self.clock.now();
-        let connection = self.state.begin(self.now)?;
+        let connection = self.state.begin(self.now, wall)?;
         let pruned = savepoint(connection, |connection| journal::prune(connection, wall));
-        if self.state.lost_transaction() {
+        let damaged = pruned.as_ref().is_err_and(StateFile::is_cause);
+        if self.state.lost_transaction() || damaged {
             let cause = pruned.as_ref().err().cloned().unwrap_or(StoreError::Closed);
             self.gave_up(cause, &mut []);
         } else if self.state.has_changes() {

@@ -1,0 +1,13 @@
+//! What is done about damage: the store never refuses to start for it, and never silently begins from nothing.
+pub(in crate::shadow) mod aside;
+pub(in crate::shadow) mod backup;
+pub(in crate::shadow) mod doubt;
+pub(in crate::shadow) mod header;
+pub(in crate::shadow) mod life;
+pub(in crate::shadow) mod record;
+pub(in crate::shadow) mod salvage;
+pub(in crate::shadow) mod state;
+pub(in crate::shadow) mod witness;
+
+pub use doubt::{INHIBITED_FOR, Inhibition, InhibitionWatch};
+pub use record::Rescue;
