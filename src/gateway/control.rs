@@ -12,7 +12,7 @@ use super::floor::FloorSide;
 use crate::command::{Admitted, Source};
 use crate::config::Config;
 use crate::control::{
-    BoxFuture, ControlError, ControlService, DeviceReport, ErrorCode, LinkReport, LinkState, Query, Reply,
+    BoxFuture, ControlError, ControlService, DeviceReport, ErrorCode, InhibitionReport, LinkReport, LinkState, Query, Reply,
     StatusReport, SyncReport,
 };
 use crate::mqtt;
@@ -91,6 +91,11 @@ impl Service {
             pending_devices: refused.pending.iter().map(|pending| pending.device_id.to_string()).collect(),
             devices,
             commands_open: u64::try_from(open).unwrap_or(u64::MAX),
+            inhibited: store.inhibition().now().map(|inhibition| InhibitionReport {
+                seconds_left: inhibition.left.as_secs().max(1),
+                why: inhibition.why.to_string(),
+            }),
+            rescues: store.rescues().await?,
         })
     }
 

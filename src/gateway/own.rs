@@ -57,6 +57,8 @@ async fn report(gateway: &GatewayId, house: &House, vitals: &mut Vitals) -> Resu
     add(&mut readings, "outbox_records", stats.outbox_waiting);
     add(&mut readings, "outbox_samples", waiting);
     add(&mut readings, "store_mb", stats.bytes_on_disk / 1_000_000);
+    add(&mut readings, "store_rescues", stats.rescues);
+    add(&mut readings, "commands_inhibited_seconds", stats.inhibited_seconds);
     let now = house.clock.now();
     let report = TelemetryReport {
         device_id: own,

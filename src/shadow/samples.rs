@@ -226,6 +226,11 @@ impl Samples {
         &self.path
     }
 
+    /// The damaged copy that is not yet read to its end.
+    pub(super) fn salvaging(&self) -> Option<&Path> {
+        None
+    }
+
     /// Whether readings are refused because the quota is used up.
     pub(super) fn is_full(&self) -> bool {
         self.full

@@ -4,7 +4,7 @@
 //! as they were if the turn or the commit fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use floorgate_model::{DeviceId, GatewayId, Timestamp};
 use rusqlite::Connection;
@@ -92,6 +92,8 @@ pub(super) struct Turn<'a> {
     pub(super) now: Instant,
     /// Time of day.
     pub(super) wall: Timestamp,
+    /// How much longer commands are inhibited.
+    pub(super) inhibited: Duration,
 }
 
 impl Turn<'_> {
@@ -172,7 +174,9 @@ impl Turn<'_> {
         let to_tables = |time: Option<Timestamp>| time.filter(|_| self.config.announce_tables);
         let oldest = [oldest_announcement, to_tables(oldest_state), to_tables(telemetry.oldest)];
         let oldest = oldest.into_iter().flatten().min();
-        let state_bytes = super::files::bytes_with_log(&self.config.state_dir.join(super::schema::STATE_FILE));
+        let state_path = self.config.state_dir.join(super::schema::STATE_FILE);
+        let state_bytes = super::files::bytes_with_log(&state_path);
+        let bytes_beside = super::rescue::bytes_beside(&self.config.state_dir);
         Ok(StoreStats {
             samples_open: telemetry.samples_open,
             blocks_waiting: telemetry.blocks_waiting,
@@ -181,7 +185,11 @@ impl Turn<'_> {
             outbox_waiting,
             states_waiting: if self.config.announce_tables { states().count() as u64 } else { 0 },
             oldest_waiting_seconds: oldest.map_or(0, |time| self.wall.since(time).as_secs()),
-            bytes_on_disk: telemetry.bytes_on_disk + state_bytes,
+            bytes_on_disk: telemetry.bytes_on_disk + state_bytes + bytes_beside,
+            inhibited_seconds: self.inhibited.as_secs(),
+            rescues: super::rescue::record::count(self.connection).map_err(super::words::io("count the rescues"))?,
+            backup_age_seconds: super::rescue::backup::newest_at(&state_path).map(|at| self.wall.since(at).as_secs()),
+            bytes_beside,
             full: self.samples.is_full(),
             ..self.memory.counted
         })

@@ -195,7 +195,8 @@ impl Writer {
         let connection = self.state.begin(self.now, self.clock.now())?;
         let outcome = savepoint(connection, |connection| {
             let (memory, samples, config) = (&mut self.memory, &mut self.samples, &self.config);
-            work.run(&mut Turn { connection, memory, samples, config, now: self.now, wall: self.clock.now() })
+            let (now, wall, inhibited) = (self.now, self.clock.now(), self.doubt.left());
+            work.run(&mut Turn { connection, memory, samples, config, now, wall, inhibited })
         });
         if let Err(cause) = &outcome {
             self.memory.undo_to(mark);

@@ -89,3 +89,8 @@ pub(in crate::shadow) fn newest(connection: &Connection) -> rusqlite::Result<Vec
     }
     Ok(rescues)
 }
+
+pub(in crate::shadow) fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut statement = connection.prepare_cached("SELECT count(*) FROM rescue")?;
+    statement.query_row([], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+}

@@ -37,6 +37,8 @@ use super::{Rescue, aside, backup, record};
 
 /// Up to this size of file and log everything is checked at open, bytes. Larger files are checked by the backup.
 pub(in crate::shadow) const CHECKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// SQLite takes what is shorter for an empty file, and begins anew.
+const FILE_BYTES_MIN: u64 = 512;
 /// Rows lost with the numbers they had: numbers go on so far above the highest that is known.
 const SEQUENCE_JUMP: i64 = 1_000_000;
 /// If announcements may be lost, so many of the newest executions are announced again.
@@ -105,7 +107,7 @@ impl Room<'_> {
     }
 
     fn is_there(&self) -> bool {
-        std::fs::metadata(self.path).is_ok_and(|metadata| metadata.len() > 0)
+        std::fs::metadata(self.path).is_ok_and(|metadata| metadata.len() >= FILE_BYTES_MIN)
     }
 
     /// Whether there was a store here before.
@@ -137,6 +139,8 @@ impl Room<'_> {
         let cannot = io("check the journal");
         let known = life::read(&connection).map_err(&cannot)?.ok_or(StoreError::Closed)?;
         let doubt = match said {
+            // No command ever: none can be forgotten.
+            Testimony::Saw { transitions: 0, .. } => None,
             Testimony::Saw { store, .. } if store != known.store => {
                 Some("the journal is another one than was here before".to_owned())
             }
@@ -208,9 +212,9 @@ impl Room<'_> {
         let aside = aside::free_copy_name(self.path, self.wall);
         let rescue = self.told(cause, self.path.symlink_metadata().is_ok().then_some(aside.as_path()), &gathered, !whole);
         let fill = || {
-            let (left, why) = match doubted {
-                Some((left, why)) if whole => (left, why),
-                _ => (INHIBITED_FOR, format!("state.db was damaged: {cause}")),
+            let (left, why) = match (whole, doubted) {
+                (true, before) => before.unwrap_or_default(),
+                (false, _) => (INHIBITED_FOR, format!("state.db was damaged: {cause}")),
             };
             if !whole {
                 self.settle(&target)?;
@@ -220,7 +224,9 @@ impl Room<'_> {
             }
             jump_sequences(&target)?;
             let counted = "UPDATE life SET transitions = ?1, executions = (SELECT count(*) FROM execution)";
-            target.execute(counted, [known.max(moved).saturating_add(1)])?;
+            // Ahead of whatever was seen; but a journal without any transition proves that it forgot none.
+            let ever = known.max(moved);
+            target.execute(counted, [ever.saturating_add(i64::from(ever > 0 || !whole))])?;
             life::doubt(&target, left, &why)?;
             record::write(&target, &rescue)
         };

@@ -128,7 +128,7 @@ mod tests {
             let mut bad = good.clone();
             bad[place] ^= 1;
             std::fs::write(&file, &bad).unwrap();
-            assert_ne!(witness.read(), Testimony::Saw { store: -7, transitions: 4 }, "byte {place}");
+            // All but the blank before the fingerprint.
             assert!(place == 37 || witness.read() == Testimony::Unreadable, "byte {place}");
         }
         std::fs::write(&file, &good[..20]).unwrap();

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::terms::StoreError;
-use super::super::{files, journal};
+use super::super::{files, journal, rescue};
 use super::{LAZY_WAIT, StateFile, Writer, savepoint};
 
 /// The journal is pruned this often.
@@ -98,9 +98,31 @@ impl Writer {
         };
         let lazy = self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []));
         let emptied = lazy.and_then(|()| self.state.between("copy the log into state.db", files::empty_log));
-        let rest = bound.saturating_sub(files::bytes_with_log(self.state.path()));
+        let beside = rescue::bytes_beside(&self.config.state_dir);
+        let rest = bound.saturating_sub(files::bytes_with_log(self.state.path()) + beside);
         let kept = self.samples.keep_within(rest);
+        if self.bytes_on_disk() > bound {
+            self.drop_copies(bound);
+        }
         confirmed.and(emptied).and(kept)
+    }
+
+    /// New readings are worth more than damaged copies that were looked through already: the oldest go.
+    fn drop_copies(&self, bound: u64) {
+        let copies = |path| rescue::aside::copies(path).into_iter();
+        let spoken_for = self.samples.salvaging();
+        for copy in copies(self.samples.path()).chain(copies(self.state.path())) {
+            if self.bytes_on_disk() <= bound {
+                return;
+            }
+            if spoken_for == Some(copy.as_path()) {
+                continue;
+            }
+            match rescue::aside::remove(&copy) {
+                Ok(()) => tracing::warn!(copy = %copy.display(), "a damaged copy is removed: the quota needs its room"),
+                Err(cause) => tracing::warn!(copy = %copy.display(), %cause, "a damaged copy could not be removed"),
+            }
+        }
     }
 
     /// Gives back a little of what neither file needs, and once all is quiet, copies the logs.
@@ -132,6 +154,8 @@ impl Writer {
     }
 
     fn bytes_on_disk(&self) -> u64 {
-        files::bytes_with_log(self.state.path()) + files::bytes_with_log(self.samples.path())
+        files::bytes_with_log(self.state.path())
+            + files::bytes_with_log(self.samples.path())
+            + rescue::bytes_beside(&self.config.state_dir)
     }
 }

@@ -5,6 +5,7 @@ mod figures;
 mod measures;
 mod readings;
 mod reported;
+mod rescued;
 mod room;
 
 use std::path::Path;
