@@ -192,6 +192,7 @@ fn view(version: u64) -> DeviceView {
         commands_open: 0,
         last_execution: None,
         taken_over_by: None,
+        ledger: floorgate_model::DeviceLedger::default(),
     }
 }
 
@@ -357,6 +358,7 @@ fn block(second: i64, values: Vec<Option<Reading>>) -> HistoryBlock {
         offsets_ms: (0..values.len() as u64).map(|n| n * 10).collect(),
         readings: BTreeMap::from([("pressure_psi".to_owned(), values)]),
         expires_at: at(86_400_000),
+        gap: None,
     }
 }
 

@@ -8,6 +8,7 @@
 //! * [`reading`]: what a device measured.
 //! * [`command`]: the vocabulary of commands and [`command::Request`], a command as it was asked for.
 //! * [`execution`]: the life of a command, from `created` to its one terminal status.
+//! * [`ledger`]: what became of readings, and why some are lost.
 //! * [`profile`]: what each type of device allows, with types and ranges.
 //! * [`status`]: what a device is seen to be, and what an administrator says it is.
 //! * [`table`]: names of the DynamoDB tables' attributes and the rules for item sizes.
@@ -17,6 +18,7 @@
 pub mod command;
 pub mod execution;
 pub mod id;
+pub mod ledger;
 pub mod profile;
 pub mod reading;
 pub mod status;
@@ -26,6 +28,7 @@ pub mod timestamp;
 pub use command::{CommandName, Request};
 pub use execution::{ExecutionRecord, ExecutionStatus, Reason};
 pub use id::{CommandId, DeviceId, GatewayId};
+pub use ledger::{DeviceLedger, Loss, LossReason, LostCounts};
 pub use profile::Profile;
 pub use reading::{Reading, Readings};
 pub use status::{AdminState, DeviceStatus};

@@ -54,6 +54,20 @@ pub mod history {
     pub const OFFSETS_MS: &str = "offsets_ms";
     /// Map: metric → list of N, S or NULL, one element a sample.
     pub const READINGS: &str = "readings";
+    /// Of a gap record: time of the first reading that is missing, as well as it is known.
+    pub const FROM: &str = "from";
+    /// Of a gap record: how many readings are missing.
+    pub const LOST: &str = "lost";
+    /// Of a gap record: why, a code of [`crate::LossReason`].
+    pub const REASON: &str = "reason";
+    /// Of a gap record, if something is left of its readings: map of metric → [`MIN`], [`MAX`], [`MEAN`], [`COUNT`].
+    pub const SUMMARY: &str = "summary";
+    /// Smallest value.
+    pub const MIN: &str = "min";
+    /// Largest value.
+    pub const MAX: &str = "max";
+    /// Arithmetic mean.
+    pub const MEAN: &str = "mean";
     /// TTL, epoch seconds.
     pub const EXPIRES_AT: &str = "expires_at";
     /// Most bytes of one item: one write unit.

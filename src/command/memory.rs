@@ -338,6 +338,7 @@ pub(crate) fn device(id: &str) -> DeviceView {
         commands_open: 0,
         last_execution: None,
         taken_over_by: None,
+        ledger: floorgate_model::DeviceLedger::default(),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use floorgate_model::{AdminState, CommandName, DeviceId, DeviceStatus, ExecutionRecord, GatewayId, Timestamp};
+use floorgate_model::{
+    AdminState, CommandName, DeviceId, DeviceLedger, DeviceStatus, ExecutionRecord, GatewayId, Timestamp,
+};
 use serde_json::Value;
 
 use crate::clock::ClockState;
@@ -136,6 +138,8 @@ pub struct DeviceReport {
     pub last_execution: Option<ExecutionRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_over_by: Option<GatewayId>,
+    #[serde(default)]
+    pub ledger: DeviceLedger,
 }
 
 impl From<DeviceView> for DeviceReport {
@@ -164,6 +168,7 @@ impl From<DeviceView> for DeviceReport {
             commands_open: u64::try_from(view.commands_open).unwrap_or(u64::MAX),
             last_execution: view.last_execution,
             taken_over_by: view.taken_over_by,
+            ledger: view.ledger,
         }
     }
 }

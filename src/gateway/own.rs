@@ -56,6 +56,7 @@ async fn report(gateway: &GatewayId, house: &House, vitals: &mut Vitals) -> Resu
     add(&mut readings, "outbox_oldest_seconds", stats.oldest_waiting_seconds);
     add(&mut readings, "outbox_records", stats.outbox_waiting);
     add(&mut readings, "outbox_samples", waiting);
+    add(&mut readings, "readings_lost", stats.ledger.lost.total());
     add(&mut readings, "store_mb", stats.bytes_on_disk / 1_000_000);
     add(&mut readings, "store_rescues", stats.rescues);
     add(&mut readings, "commands_inhibited_seconds", stats.inhibited_seconds);

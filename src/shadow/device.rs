@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use floorgate_model::{
-    AdminState, CommandName, DeviceId, DeviceStatus, ExecutionRecord, GatewayId, Readings, Timestamp,
+    AdminState, CommandName, DeviceId, DeviceLedger, DeviceStatus, ExecutionRecord, GatewayId, Readings, Timestamp,
 };
 
 use super::report::StateReport;
@@ -84,6 +84,7 @@ impl Device {
             commands_open: 0,
             last_execution: None,
             taken_over_by: None,
+            ledger: DeviceLedger::default(),
         };
         let observer = Observer::unheard(limits, now);
         Self::started(Remembered { view, offline_reason: None, synced_version: 0 }, observer, attachment, wall)

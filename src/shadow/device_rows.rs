@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use floorgate_model::{AdminState, DeviceId};
+use floorgate_model::{AdminState, DeviceId, DeviceLedger};
 use rusqlite::{Connection, Row, params};
 
 use super::device::{Device, Remembered};
@@ -88,6 +88,8 @@ fn remembered(row: &Row<'_>) -> rusqlite::Result<Remembered> {
         commands_open: 0,
         last_execution: None,
         taken_over_by: read_opt_word(row, 20)?,
+        // telemetry.db has it.
+        ledger: DeviceLedger::default(),
     };
     Ok(Remembered { view, offline_reason: row.get(8)?, synced_version: read_count(row, 19)? })
 }

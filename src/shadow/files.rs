@@ -9,7 +9,7 @@ use rusqlite::Connection;
 /// Bytes of a page of both files.
 pub(super) const PAGE_BYTES: u64 = 4_096;
 /// Free pages that a file keeps: using them again costs less than growing.
-const FREE_PAGES_KEPT: u32 = 256;
+pub(super) const FREE_PAGES_KEPT: u32 = 256;
 /// Free pages given back in one step, a few milliseconds of work.
 const PAGES_PER_STEP: u32 = 256;
 
@@ -30,8 +30,14 @@ fn bytes(path: &Path) -> u64 {
 }
 
 /// Pages that hold nothing.
-pub(super) fn free_pages(connection: &Connection) -> rusqlite::Result<u32> {
+fn free_pages(connection: &Connection) -> rusqlite::Result<u32> {
     connection.pragma_query_value(None, "freelist_count", |row| row.get(0))
+}
+
+/// Pages that hold something, in the file or in its log.
+pub(super) fn pages_in_use(connection: &Connection) -> rusqlite::Result<u32> {
+    let pages: u32 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    Ok(pages.saturating_sub(free_pages(connection)?))
 }
 
 /// Copies the log into the file and cuts it to nothing. Whoever reads the file with another tool meanwhile is not
@@ -47,19 +53,14 @@ pub(super) fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Gives some of the free pages back, if there are many. Answers whether there were; the file is shorter once its log
+/// Gives some of the free pages back, if there are more than `keep`. Answers whether there were; the file is shorter once its log
 /// is copied.
-pub(super) fn give_back_some(connection: &Connection) -> rusqlite::Result<bool> {
-    let surplus = free_pages(connection)?.saturating_sub(FREE_PAGES_KEPT);
+pub(super) fn give_back_some(connection: &Connection, keep: u32) -> rusqlite::Result<bool> {
+    let surplus = free_pages(connection)?.saturating_sub(keep);
     if surplus > 0 {
         give_back(connection, surplus.min(PAGES_PER_STEP))?;
     }
     Ok(surplus > 0)
-}
-
-/// Gives every free page back.
-pub(super) fn give_back_all(connection: &Connection) -> rusqlite::Result<()> {
-    give_back(connection, u32::MAX >> 1)
 }
 
 fn give_back(connection: &Connection, pages: u32) -> rusqlite::Result<()> {

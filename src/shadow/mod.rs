@@ -30,6 +30,7 @@ mod device_rows;
 mod files;
 mod intake;
 mod journal;
+pub(crate) mod ledgers;
 mod outbox;
 pub mod report;
 mod request;
@@ -49,4 +50,4 @@ mod writer;
 
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
 pub use store::{Config, Store, StoreError, Wakeups};
-pub use view::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, StoreStats};
+pub use view::{DeviceView, GapRecord, HistoryBlock, Lane, MetricSummary, OutboxEntry, StateSnapshot, StoreStats};

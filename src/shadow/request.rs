@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use floorgate_model::Loss;
 use tokio::sync::oneshot;
 
 use super::report::TelemetryReport;
@@ -18,6 +19,8 @@ pub(super) struct Request {
 pub(super) enum Kind {
     /// A live reading: waits for company.
     Sample(Box<TelemetryReport>, SampleReply),
+    /// Readings that were never stored: declared at once.
+    Lost(Vec<Loss>, oneshot::Sender<Result<(), StoreError>>),
     /// Anything else that has a turn.
     Work(Box<dyn Work>, Pace),
     /// One step of the timers.

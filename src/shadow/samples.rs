@@ -14,10 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use floorgate_model::{DeviceId, Readings, Timestamp};
+use floorgate_model::{DeviceId, DeviceLedger, Loss, Readings, Timestamp};
 use tokio::sync::oneshot;
 
+use super::ledgers::KnownLedger;
 use super::report::TelemetryReport;
+use super::rescue::Rescue;
 use super::telemetry::{Staged, TelemetryDb, TelemetryStats};
 use super::terms::{COMMIT_BATCH, Config, StoreError, Taken};
 use super::turn::Memory;
@@ -59,6 +61,10 @@ pub(super) struct Samples {
     confirmed_first: Option<Instant>,
     quota_bytes: u64,
     full: bool,
+    /// The ledgers as the file had them when it broke.
+    known: BTreeMap<DeviceId, KnownLedger>,
+    /// What was damaged, until somebody asks.
+    rescued: Option<Rescue>,
 }
 
 /// Newest samples the file holds.
@@ -67,7 +73,7 @@ pub(super) type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
 impl Samples {
     pub(super) fn open(config: &Config, now: Instant, wall: Timestamp) -> Result<(Self, Newest), StoreError> {
         let path = config.state_dir.join(TELEMETRY_FILE);
-        let (db, newest) = TelemetryDb::open_or_replace(&path, config.history_retention, now, wall)?;
+        let (db, newest, rescue) = TelemetryDb::open_or_rescue(&path, config.history_retention, now, wall, false)?;
         let samples = Self {
             path,
             history_retention: config.history_retention,
@@ -80,6 +86,8 @@ impl Samples {
             confirmed_first: None,
             quota_bytes: config.quota_bytes,
             full: false,
+            known: BTreeMap::new(),
+            rescued: rescue,
         };
         Ok((samples, newest))
     }
@@ -160,6 +168,7 @@ impl Samples {
             Err(cause) => {
                 memory.counted.store_failures += waiting.len() as u64;
                 // What was staged is forgotten with the file; opening it anew reads what is durable.
+                self.known = self.known_ledgers();
                 self.db = None;
                 self.broken_at = Some((now, cause.clone()));
                 // Confirmations try again after a whole wait, not at once and for ever.
@@ -214,8 +223,8 @@ impl Samples {
     }
 
     /// One small step towards a smaller file; answers whether there was one.
-    pub(super) fn shrink_some(&mut self) -> Result<bool, StoreError> {
-        self.db.as_mut().map_or(Ok(false), TelemetryDb::shrink_some)
+    pub(super) fn shrink_some(&mut self, bytes: u64) -> Result<bool, StoreError> {
+        self.db.as_mut().map_or(Ok(false), |db| db.shrink_some(bytes))
     }
 
     pub(super) fn empty_log(&self) -> Result<(), StoreError> {
@@ -226,9 +235,9 @@ impl Samples {
         &self.path
     }
 
-    /// The damaged copy that is not yet read to its end.
-    pub(super) fn salvaging(&self) -> Option<&Path> {
-        None
+    /// What was damaged since the last time this was asked.
+    pub(super) fn take_rescued(&mut self) -> Option<Rescue> {
+        self.rescued.take()
     }
 
     /// Whether readings are refused because the quota is used up.
@@ -255,6 +264,52 @@ impl Samples {
         self.db.take().map_or(Ok(()), |db| db.close(now))
     }
 
+    /// Declares readings lost that were taken from their senders and never stored; what is not attached is left out.
+    /// Durable when this answers.
+    pub(super) fn declare_lost(
+        &mut self,
+        mut losses: Vec<Loss>,
+        memory: &mut Memory,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Result<(), StoreError> {
+        losses.retain(|loss| loss.count > 0 && memory.devices.contains_key(&loss.device_id));
+        if losses.is_empty() {
+            return Ok(());
+        }
+        self.reopened(now, wall, memory)?;
+        self.db.as_mut().ok_or(StoreError::Closed)?.declare_lost(&losses)?;
+        memory.signals.blocks = true;
+        Ok(())
+    }
+
+    /// Sets the ledgers right if the file was lost or put back since `known` was written down.
+    pub(super) fn reconcile(&mut self, known: &BTreeMap<DeviceId, KnownLedger>) -> Result<(), StoreError> {
+        if let Some(db) = &mut self.db {
+            tell(&db.reconcile(known)?);
+        }
+        Ok(())
+    }
+
+    /// Where the readings of each device are; like [`Self::stats`], what is confirmed counts as delivered.
+    pub(super) fn ledgers(&self) -> BTreeMap<DeviceId, DeviceLedger> {
+        let known = || self.known.iter().map(|(device, known)| (device.clone(), known.ledger)).collect();
+        let here = self.db.as_ref().map(|db| db.ledgers(&self.confirmed));
+        here.and_then(Result::ok).unwrap_or_else(known)
+    }
+
+    /// As [`Self::ledgers`], of one device.
+    pub(super) fn ledger(&self, device: &DeviceId) -> DeviceLedger {
+        let known = || self.known.get(device).map(|known| known.ledger).unwrap_or_default();
+        let here = self.db.as_ref().map(|db| db.ledger(device, &self.confirmed));
+        here.and_then(Result::ok).unwrap_or_else(known)
+    }
+
+    /// The ledgers as the file has them, or had them when it broke; for the copy in `state.db`.
+    pub(super) fn known_ledgers(&self) -> BTreeMap<DeviceId, KnownLedger> {
+        self.db.as_ref().map_or_else(|| self.known.clone(), TelemetryDb::known_ledgers)
+    }
+
     fn usable(&self) -> Result<&TelemetryDb, StoreError> {
         let broken = || self.broken_at.as_ref().map_or(StoreError::Closed, |(_, cause)| cause.clone());
         self.db.as_ref().ok_or_else(broken)
@@ -270,13 +325,16 @@ impl Samples {
         {
             return Err(cause.clone());
         }
-        match TelemetryDb::open_or_replace(&self.path, self.history_retention, now, wall) {
-            Ok((mut db, _)) => {
+        let suspect = matches!(self.broken_at, Some((_, StoreError::Damaged { .. })));
+        match TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect) {
+            Ok((mut db, _, rescue)) => {
+                self.rescued = rescue.or(self.rescued.take());
                 for device in memory.devices.values() {
                     if let Some(at) = device.view.last_reading_at {
                         db.known_newest(device.id(), at);
                     }
                 }
+                tell(&db.reconcile(&self.known)?);
                 self.db = Some(db);
                 self.broken_at = None;
                 Ok(())
@@ -286,6 +344,16 @@ impl Samples {
                 Err(cause)
             }
         }
+    }
+}
+
+/// Says what was declared lost.
+fn tell(losses: &[Loss]) {
+    for loss in losses {
+        tracing::warn!(
+            device = %loss.device_id, from = %loss.from, to = %loss.to, count = loss.count, reason = %loss.reason,
+            "readings are lost"
+        );
     }
 }
 

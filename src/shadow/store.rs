@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, GatewayId};
+use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, GatewayId, Loss};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal;
@@ -120,6 +120,16 @@ impl Store {
             }
             FloorReport::Answer(answer) => self.hand_over(Pace::AtOnce, move |turn| turn.answer(&answer)).await,
         }
+    }
+
+    /// Declares readings lost that were taken from their senders and never stored (`rate_limited`): they count as
+    /// accepted and as lost, and a gap record of each device and reason tells the history table. Answers after the
+    /// commit; on an error nothing is declared, and it may be called again. A loss of a device that is not attached, or
+    /// of no reading, is left out. What *was* stored and is given up is declared by the store itself.
+    pub async fn declare_lost(&self, losses: Vec<Loss>) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Kind::Lost(losses, reply)).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Tells that the floor's broker is reachable or not: while it is not (and for 60 s), silence proves nothing.

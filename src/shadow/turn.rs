@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use floorgate_model::{DeviceId, GatewayId, Timestamp};
+use floorgate_model::{DeviceId, DeviceLedger, GatewayId, Timestamp};
 use rusqlite::Connection;
 
 use super::device::Device;
@@ -106,11 +106,17 @@ impl Turn<'_> {
     }
 
     pub(super) fn devices(&self) -> Vec<DeviceView> {
-        self.memory.devices.values().map(|device| device.view.clone()).collect()
+        let mut ledgers = self.samples.ledgers();
+        let view = |device: &Device| DeviceView {
+            ledger: ledgers.remove(device.id()).unwrap_or_default(),
+            ..device.view.clone()
+        };
+        self.memory.devices.values().map(view).collect()
     }
 
     pub(super) fn device(&self, id: &DeviceId) -> Option<DeviceView> {
-        self.memory.devices.get(id).map(|device| device.view.clone())
+        let device = self.memory.devices.get(id)?;
+        Some(DeviceView { ledger: self.samples.ledger(id), ..device.view.clone() })
     }
 
     /// The floor's broker is there or not. Nothing of this is kept over a restart.
@@ -177,11 +183,15 @@ impl Turn<'_> {
         let state_path = self.config.state_dir.join(super::schema::STATE_FILE);
         let state_bytes = super::files::bytes_with_log(&state_path);
         let bytes_beside = super::rescue::bytes_beside(&self.config.state_dir);
+        let mut ledger = DeviceLedger::default();
+        self.samples.ledgers().values().for_each(|device| ledger.add(device));
         Ok(StoreStats {
             samples_open: telemetry.samples_open,
             blocks_waiting: telemetry.blocks_waiting,
             samples_waiting: telemetry.samples_waiting,
             blocks_parked: telemetry.blocks_parked,
+            gaps_waiting: telemetry.gaps_waiting,
+            ledger,
             outbox_waiting,
             states_waiting: if self.config.announce_tables { states().count() as u64 } else { 0 },
             oldest_waiting_seconds: oldest.map_or(0, |time| self.wall.since(time).as_secs()),

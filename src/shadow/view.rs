@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use floorgate_model::{
-    AdminState, CommandName, DeviceId, DeviceStatus, ExecutionRecord, GatewayId, Readings, Timestamp,
+    AdminState, CommandName, DeviceId, DeviceLedger, DeviceStatus, ExecutionRecord, GatewayId, LossReason, Reading,
+    Readings, Timestamp,
 };
 
 use super::report::Answer;
@@ -56,6 +57,8 @@ pub struct DeviceView {
     pub last_execution: Option<ExecutionRecord>,
     /// Another gateway writes this device's item.
     pub taken_over_by: Option<GatewayId>,
+    /// Where its readings are.
+    pub ledger: DeviceLedger,
 }
 
 /// A device's state to be written to `iot-devices`.
@@ -79,9 +82,39 @@ pub struct HistoryBlock {
     /// Each sample's distance from the first, milliseconds; the first is 0; strictly increasing.
     pub offsets_ms: Vec<u64>,
     /// Metric → one value a sample, `None` where the sample has no such reading.
-    pub readings: BTreeMap<String, Vec<Option<floorgate_model::Reading>>>,
+    pub readings: BTreeMap<String, Vec<Option<Reading>>>,
     /// TTL.
     pub expires_at: Timestamp,
+    /// It is no block but a gap record: then `first` is its key alone, and there are no samples.
+    pub gap: Option<GapRecord>,
+}
+
+/// Readings of one device that are lost, on their way to `iot-telemetry-history`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GapRecord {
+    /// Time of the first, as well as it is known.
+    pub from: Timestamp,
+    /// Time of the last, as well as it is known.
+    pub to: Timestamp,
+    /// How many.
+    pub lost: u64,
+    /// Why.
+    pub reason: LossReason,
+    /// What is left of them: metric → its figures; empty if nothing is.
+    pub summary: BTreeMap<String, MetricSummary>,
+}
+
+/// What is left of thinned readings of one metric.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MetricSummary {
+    /// Smallest value.
+    pub min: Reading,
+    /// Largest value.
+    pub max: Reading,
+    /// Arithmetic mean.
+    pub mean: Reading,
+    /// How many values.
+    pub count: u64,
 }
 
 /// Where an execution record is still to be announced.
@@ -121,6 +154,10 @@ pub struct StoreStats {
     pub samples_waiting: u64,
     /// Blocks the table refused for good.
     pub blocks_parked: u64,
+    /// Gap records not yet accepted by the table.
+    pub gaps_waiting: u64,
+    /// Where the readings of all devices are.
+    pub ledger: DeviceLedger,
     /// Announcements not yet confirmed, both lanes.
     pub outbox_waiting: u64,
     /// Devices whose state is newer here than in the table.

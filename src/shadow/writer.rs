@@ -18,6 +18,7 @@ mod attach;
 mod rescued;
 mod room;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +39,7 @@ use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{device_rows, schema};
+use super::{device_rows, ledgers, schema};
 use crate::clock::Clock;
 
 /// Requests in one transaction; more wait for the next.
@@ -84,6 +85,7 @@ impl Writer {
         let (mut state, life) = StateFile::open(&config, clock.now())?;
         let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
         let connection = state.connection_mut().ok_or(StoreError::Closed)?;
+        let ledgers = ledgers::all(connection)?;
         let devices = attach(connection, &config, &clock, &newest, now)?;
         let (mut doubt, inhibition) = Doubt::new(now);
         doubt.begin(life.doubt_left, life.doubt_why.as_deref().unwrap_or("the journal was damaged"), now);
@@ -95,6 +97,7 @@ impl Writer {
             }
         }
         let memory = Memory::new(devices);
+        samples.reconcile(&ledgers)?;
         let (flushed_at, lazy_until) = (now, None);
         let backups = Backups::of(state.path(), now);
         let writer = Self {
@@ -162,6 +165,11 @@ impl Writer {
                     }
                     let outcome = self.give_turn(&mut *work, &mut done);
                     done.push((work, outcome));
+                }
+                Kind::Lost(losses, reply) => {
+                    let (now, wall) = (self.now, self.clock.now());
+                    // Whoever no longer waits wants no answer.
+                    let _ = reply.send(self.samples.declare_lost(losses, &mut self.memory, now, wall));
                 }
                 Kind::Tick(reply) => ticks.push(reply),
                 Kind::Close(reply) => {
@@ -239,6 +247,10 @@ impl Writer {
         let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
+        }
+        let ledgers = if touched.is_empty() { BTreeMap::new() } else { self.samples.known_ledgers() };
+        for (id, known) in ledgers.iter().filter(|(id, _)| self.memory.touched.contains(*id)) {
+            ledgers::save(connection, id, known)?;
         }
         self.state.commit(self.now)?;
         self.doubt.saved();

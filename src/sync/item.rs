@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use floorgate_model::{DeviceId, ExecutionRecord, GatewayId, Reading, table};
 use serde_json::{Map, Value};
 
-use crate::shadow::{DeviceView, HistoryBlock};
+use crate::shadow::{DeviceView, GapRecord, HistoryBlock, MetricSummary};
 
 /// An item, or a map inside one.
 pub(super) type Item = HashMap<String, AttributeValue>;
@@ -62,8 +62,11 @@ fn reading(value: Reading) -> AttributeValue {
     if value.fits_table_number() { number(value) } else { text(value) }
 }
 
-/// An item of `iot-telemetry-history`.
+/// An item of `iot-telemetry-history`: a block of samples, or a gap record.
 pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
+    if let Some(record) = &block.gap {
+        return gap(block, record, gateway);
+    }
     let last = block.offsets_ms.last().copied().unwrap_or(0);
     let end = block.first.saturating_add(std::time::Duration::from_millis(last));
     let column = |values: &Vec<Option<Reading>>| {
@@ -81,6 +84,34 @@ pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
         (table::history::READINGS.to_owned(), AttributeValue::M(readings)),
         (table::history::EXPIRES_AT.to_owned(), number(block.expires_at.as_seconds())),
     ])
+}
+
+/// A gap record: no samples, but how many are missing, since when, and what is left of them.
+fn gap(block: &HistoryBlock, record: &GapRecord, gateway: &GatewayId) -> Item {
+    let mut item = Item::from([
+        (table::devices::DEVICE_ID.to_owned(), text(&block.device_id)),
+        (table::history::TIMESTAMP.to_owned(), text(block.first)),
+        (table::history::FROM.to_owned(), text(record.from)),
+        (table::history::END.to_owned(), text(record.to)),
+        (table::history::COUNT.to_owned(), number(0)),
+        (table::history::LOST.to_owned(), number(record.lost)),
+        (table::history::REASON.to_owned(), text(record.reason)),
+        (table::devices::GATEWAY_ID.to_owned(), text(gateway)),
+        (table::history::EXPIRES_AT.to_owned(), number(block.expires_at.as_seconds())),
+    ]);
+    if !record.summary.is_empty() {
+        let figures = |figures: &MetricSummary| {
+            AttributeValue::M(Item::from([
+                (table::history::MIN.to_owned(), reading(figures.min)),
+                (table::history::MAX.to_owned(), reading(figures.max)),
+                (table::history::MEAN.to_owned(), reading(figures.mean)),
+                (table::history::COUNT.to_owned(), number(figures.count)),
+            ]))
+        };
+        let summary = record.summary.iter().map(|(metric, left)| (metric.clone(), figures(left))).collect();
+        item.insert(table::history::SUMMARY.to_owned(), AttributeValue::M(summary));
+    }
+    item
 }
 
 /// An execution record, field by field as it is published.

@@ -67,7 +67,7 @@ pub(in crate::shadow) fn free_copy_name(path: &Path, wall: Timestamp) -> PathBuf
 }
 
 /// Moves a database with its log aside. Nothing happens for what is not there.
-pub(in crate::shadow) fn move_to(path: &Path, aside: &Path) -> std::io::Result<()> {
+fn move_to(path: &Path, aside: &Path) -> std::io::Result<()> {
     // The log first: one that stayed would be taken for the new file's.
     for companion in COMPANIONS {
         let from = beside(path, companion);
@@ -82,6 +82,35 @@ pub(in crate::shadow) fn move_to(path: &Path, aside: &Path) -> std::io::Result<(
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cause),
         _ => {}
     }
+    sync_folder(path)
+}
+
+/// Puts a rebuilt file `new` in the place of a damaged one, which is moved to `aside`.
+pub(in crate::shadow) fn replace(path: &Path, new: &Path, aside: &Path) -> std::io::Result<()> {
+    let rebuilt = beside(path, ".rebuilt");
+    File::open(new)?.sync_all()?;
+    std::fs::rename(new, &rebuilt)?;
+    sync_folder(path)?;
+    move_to(path, aside)?;
+    std::fs::rename(&rebuilt, path)?;
+    sync_folder(path)?;
+    keep_newest(path)
+}
+
+/// Finishes a [`replace`] that a crash interrupted: puts the rebuilt file in place if the damaged one is gone; else it
+/// is thrown away, because what it was made of can still be read.
+pub(in crate::shadow) fn finish(path: &Path) -> std::io::Result<()> {
+    let rebuilt = beside(path, ".rebuilt");
+    for suffix in [".new", ".new-journal"] {
+        let _ = std::fs::remove_file(beside(path, suffix));
+    }
+    if !rebuilt.exists() {
+        return Ok(());
+    }
+    if path.symlink_metadata().is_ok() {
+        return std::fs::remove_file(rebuilt);
+    }
+    std::fs::rename(rebuilt, path)?;
     sync_folder(path)
 }
 
@@ -121,7 +150,7 @@ pub(in crate::shadow) fn sync_folder(path: &Path) -> std::io::Result<()> {
 }
 
 /// Removes all but the newest [`KEPT_ASIDE`].
-pub(in crate::shadow) fn keep_newest(path: &Path) -> std::io::Result<()> {
+fn keep_newest(path: &Path) -> std::io::Result<()> {
     for old in copies(path).iter().rev().skip(KEPT_ASIDE) {
         tracing::warn!(copy = %old.display(), kept = KEPT_ASIDE, "an older damaged copy is removed for newer ones");
         remove(old)?;

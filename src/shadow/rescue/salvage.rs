@@ -73,6 +73,26 @@ pub(in crate::shadow) fn copy(source: &Connection, target: &Connection, table: &
     Ok(reader.copied)
 }
 
+/// Empties a new file of what its migrations wrote, so that rows of the same keys can come in.
+pub(in crate::shadow) fn begin(target: &Connection) -> rusqlite::Result<()> {
+    for Table { name, .. } in tables(target)? {
+        let sql = format!("CREATE TEMP TABLE first_{name} AS SELECT * FROM {name}; DELETE FROM {name}");
+        target.execute_batch(&sql)?;
+    }
+    Ok(())
+}
+
+/// Puts back what [`begin`] took out of tables for which nothing was found.
+pub(in crate::shadow) fn end(target: &Connection) -> rusqlite::Result<()> {
+    for Table { name, .. } in tables(target)? {
+        target.execute_batch(&format!(
+            "INSERT INTO {name} SELECT * FROM temp.first_{name} WHERE NOT EXISTS (SELECT 1 FROM {name}); \
+             DROP TABLE temp.first_{name}"
+        ))?;
+    }
+    Ok(())
+}
+
 /// A table and the column in whose order it lies in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::shadow) struct Table {

@@ -20,7 +20,6 @@
 //! progress is verified as after any crash, and not sent again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use floorgate_model::Timestamp;
@@ -61,7 +60,7 @@ pub(in crate::shadow) struct Opened {
 pub(in crate::shadow) fn open(config: &Config, wall: Timestamp, suspect: bool) -> Result<Opened, StoreError> {
     let path = config.state_dir.join(STATE_FILE);
     let room = Room { config, path: &path, wall };
-    room.finish_rebuilding().map_err(|cause| room.cannot(&cause))?;
+    aside::finish(&path).map_err(|cause| room.cannot(&cause))?;
     let witness = Witness::of(&config.state_dir);
     let testimony = witness.read();
     let unusable = aside::mend(&path, wall).map_err(|cause| room.cannot(&cause))?;
@@ -183,23 +182,6 @@ impl Room<'_> {
         Ok(rescue)
     }
 
-    /// A rebuilt file that was not yet put in place.
-    fn finish_rebuilding(&self) -> std::io::Result<()> {
-        let rebuilt = aside::beside(self.path, ".rebuilt");
-        for suffix in [".new", ".new-journal"] {
-            let _ = std::fs::remove_file(aside::beside(self.path, suffix));
-        }
-        if !rebuilt.exists() {
-            return Ok(());
-        }
-        if self.path.symlink_metadata().is_ok() {
-            // The damaged one has not been moved: what could be read of it can still be.
-            return std::fs::remove_file(rebuilt);
-        }
-        std::fs::rename(rebuilt, self.path)?;
-        aside::sync_folder(self.path)
-    }
-
     fn rebuild(&self, cause: &str, mut witness: Witness, said: Testimony) -> Result<Opened, StoreError> {
         let new = aside::beside(self.path, ".new");
         let target = schema::make(&new)?;
@@ -232,7 +214,7 @@ impl Room<'_> {
         };
         fill().map_err(failed)?;
         target.close().map_err(|(_, cause)| failed(cause))?;
-        self.put_in_place(&new, &aside).map_err(|cause| self.cannot(&cause))?;
+        aside::replace(self.path, &new, &aside).map_err(|cause| self.cannot(&cause))?;
         let connection = schema::open(self.path)?;
         let life = life::read(&connection).map_err(failed)?.ok_or(StoreError::Closed)?;
         witness.vouch(life.store, life.transitions).map_err(|cause| self.cannot(&cause))?;
@@ -245,30 +227,20 @@ impl Room<'_> {
     fn gather(&self, target: &Connection) -> rusqlite::Result<Gathered> {
         let mut gathered = Gathered::default();
         target.execute_batch("BEGIN")?;
-        let tables = salvage::tables(target)?;
-        for table in &tables {
-            // What the migrations wrote; put back below if nothing else is found.
-            let name = &table.name;
-            target.execute_batch(&format!("CREATE TEMP TABLE first_{name} AS SELECT * FROM {name}; DELETE FROM {name}"))?;
-        }
+        salvage::begin(target)?;
         if let Ok(source) = self.is_there().then(|| salvage::open_source(self.path)).transpose()
             && let Some(source) = source
         {
             gathered.life = life::read(&source).ok().flatten();
             gathered.sound = matches!(backup::check(&source, Some("execution")), Ok(None));
-            for table in &tables {
+            for table in salvage::tables(target)? {
                 let copied = salvage::copy(&source, target, &table.name, &table.key)?;
                 gathered.salvaged.insert(table.name.clone(), copied);
             }
         }
         target.execute_batch("COMMIT")?;
         self.fill_from_backup(target, &mut gathered)?;
-        for table in &tables {
-            let name = &table.name;
-            target.execute_batch(&format!(
-                "INSERT INTO {name} SELECT * FROM first_{name} WHERE NOT EXISTS (SELECT 1 FROM {name}); DROP TABLE temp.first_{name}"
-            ))?;
-        }
+        salvage::end(target)?;
         target.execute_batch("DELETE FROM outbox WHERE execution NOT IN (SELECT seq FROM execution)")?;
         Ok(gathered)
     }
@@ -340,17 +312,6 @@ impl Room<'_> {
     fn lanes(&self) -> impl Iterator<Item = &'static str> {
         let lanes = [(self.config.announce_results, "result"), (self.config.announce_tables, "table")];
         lanes.into_iter().filter_map(|(wanted, lane)| wanted.then_some(lane))
-    }
-
-    fn put_in_place(&self, new: &Path, aside: &Path) -> std::io::Result<()> {
-        let rebuilt = aside::beside(self.path, ".rebuilt");
-        File::open(new)?.sync_all()?;
-        std::fs::rename(new, &rebuilt)?;
-        aside::sync_folder(self.path)?;
-        aside::move_to(self.path, aside)?;
-        std::fs::rename(&rebuilt, self.path)?;
-        aside::sync_folder(self.path)?;
-        aside::keep_newest(self.path)
     }
 
     fn told(&self, cause: &str, aside: Option<&Path>, gathered: &Gathered, doubt: bool) -> Rescue {

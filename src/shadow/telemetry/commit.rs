@@ -6,6 +6,7 @@ use std::time::Instant;
 use floorgate_model::DeviceId;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use super::books::Books;
 use super::open_block::OpenBlock;
 use super::rows::{self, BlockRow, DeviceRow, Tally};
 use super::segment::{Packer, Tail};
@@ -65,26 +66,30 @@ impl TelemetryDb {
         let doing = io("write telemetry");
         self.conn.pragma_update(None, "synchronous", "FULL").map_err(&doing)?;
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate).map_err(&doing)?;
-        let (mut tally, mut tail, mut heads) = (self.tally, self.tail.clone(), Vec::new());
+        let (mut books, mut tail, mut heads) = (Books::new(self.tally, &self.accounts), self.tail.clone(), Vec::new());
+        let (before, mut balance) = (self.tally.next_block, None);
         for device in self.before.keys() {
             if let Some(track) = self.tracks.get(device).filter(|track| !track.stored) {
                 rows::save_device(&tx, &device_row(device, track)).map_err(&doing)?;
             }
         }
         if writes == Writes::Nothing {
-            append(&tx, &mut tail, &tally, self.staged.segments()).map_err(&doing)?;
+            append(&tx, &mut tail, &books.tally, self.staged.segments()).map_err(&doing)?;
         } else {
-            heads = self.write_blocks(&tx, writes, &mut tally).map_err(&doing)?;
+            heads = self.write_blocks(&tx, writes, &mut books).map_err(&doing)?;
             tail = Tail::default();
             if writes == Writes::Closed {
-                append(&tx, &mut tail, &tally, self.still_open().segments()).map_err(&doing)?;
+                append(&tx, &mut tail, &books.tally, self.still_open().segments()).map_err(&doing)?;
             }
             rows::drop_pages_from(&tx, PAGES_KEPT.max(tail.page + 1)).map_err(&doing)?;
-            rows::save_tally(&tx, &tally).map_err(&doing)?;
+            balance = Some(books.save(&tx).map_err(&doing)?);
         }
         tx.commit().map_err(&doing)?;
-        let written = usize::try_from(tally.next_block - self.tally.next_block).unwrap_or(0);
-        (self.tally, self.tail) = (tally, tail);
+        self.tail = tail;
+        if let Some(balance) = balance {
+            self.keep_balance(balance);
+        }
+        let written = usize::try_from(self.tally.next_block - before).unwrap_or(0);
         self.keep_committed(writes, heads);
         Ok(written)
     }
@@ -94,7 +99,7 @@ impl TelemetryDb {
         &self,
         tx: &Connection,
         writes: Writes,
-        tally: &mut Tally,
+        books: &mut Books<'_>,
     ) -> rusqlite::Result<Vec<(DeviceId, DeviceRow)>> {
         let closed = self.closed.iter().map(|closed| (&closed.device, &closed.block));
         let open = self.tracks.iter().filter(|_| writes == Writes::All);
@@ -105,7 +110,7 @@ impl TelemetryDb {
             let head = heads.entry(device.clone()).or_insert_with(|| device_row(device, track));
             let samples = i64::try_from(block.samples().len()).unwrap_or(i64::MAX);
             let row = BlockRow {
-                id: tally.next_block,
+                id: books.next_id(),
                 device: track.row,
                 first: block.first(),
                 previous: head.last_block,
@@ -117,12 +122,12 @@ impl TelemetryDb {
             if !block.late {
                 head.last_live = Some(row.id);
             }
-            tally.next_block += 1;
-            tally.blocks_waiting += 1;
-            tally.samples_waiting += samples;
+            books.tally.blocks_waiting += 1;
+            books.tally.samples_waiting += samples;
+            books.account(track.row).close(samples, row.first);
         }
         heads.values().try_for_each(|head| rows::save_device(tx, head))?;
-        tally.epoch += 1;
+        books.tally.epoch += 1;
         Ok(heads.into_iter().collect())
     }
 
@@ -158,14 +163,19 @@ impl TelemetryDb {
             self.tracks.values_mut().for_each(Track::drop_open_blocks);
         }
         self.closed_before = self.closed.len();
+        self.clear_staged();
+    }
+
+    fn clear_staged(&mut self) {
         self.staged.clear();
+        self.staged_of.clear();
     }
 
     /// The commit does not hold: memory is as it was before the first staged sample.
     fn forget_staged(&mut self) {
         self.tracks.append(&mut self.before);
         self.closed.truncate(self.closed_before);
-        self.staged.clear();
+        self.clear_staged();
     }
 }
 

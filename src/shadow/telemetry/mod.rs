@@ -31,19 +31,25 @@
 //! It owns no thread and no clock; the writer calls it, one call at a time. It never drops a sample that the table does
 //! not have, even beyond the quota: there the writer stops taking ([`StoreError::Full`]).
 
-mod aside;
 mod body;
+mod books;
 mod bytes;
 mod commit;
+mod declare;
 mod dedup;
+mod gap;
+mod give_up;
+mod offer;
 mod open_block;
 mod replay;
 mod room;
 mod rows;
+mod salvage;
 mod samples;
 mod schema;
 mod segment;
 mod stage;
+mod summary;
 mod track;
 mod upload;
 
@@ -57,11 +63,14 @@ use std::time::{Duration, Instant};
 use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 
+use self::books::{Account, count};
+use self::offer::Offered;
 use self::open_block::OpenBlock;
 use self::rows::Tally;
 use self::segment::{Packer, Tail};
 use self::track::Track;
 use super::files;
+use super::rescue::Rescue;
 use super::store::{StoreError, Taken};
 
 /// How long a block stays open, by the monotonic clock.
@@ -87,6 +96,7 @@ pub(crate) struct TelemetryStats {
     pub(crate) blocks_waiting: u64,
     pub(crate) samples_waiting: u64,
     pub(crate) blocks_parked: u64,
+    pub(crate) gaps_waiting: u64,
     /// Time of the oldest sample that the table does not have.
     pub(crate) oldest: Option<Timestamp>,
     pub(crate) bytes_on_disk: u64,
@@ -112,10 +122,16 @@ pub(crate) struct TelemetryDb {
     /// Closed in memory, still in the journal.
     closed: Vec<ClosedBlock>,
     tally: Tally,
+    /// The devices' accounts, by their rows.
+    accounts: BTreeMap<i64, Account>,
+    /// What was handed out to be sent.
+    offered: Offered,
     /// Where the journal ends.
     tail: Tail,
     /// Samples staged for the next commit.
     staged: Packer,
+    /// How many of them are of which device, by its row.
+    staged_of: BTreeMap<i64, u64>,
     /// The devices that staging has touched, as they were before.
     before: BTreeMap<DeviceId, Track>,
     /// How many of `closed` the last commit knows.
@@ -135,17 +151,20 @@ impl TelemetryDb {
         history_retention: Duration,
         now: Instant,
     ) -> Result<(Self, replay::Newest), StoreError> {
-        replay::open(path, history_retention, now)
+        replay::open(path, history_retention, now, false)
     }
 
-    /// As [`Self::open`], but a damaged file is moved aside under a name with the date `wall`, and an empty one begun.
-    pub(crate) fn open_or_replace(
+    /// As [`Self::open`], but what can be read of a damaged file is put in its place, and the file is moved aside under a
+    /// name with the date `wall`. `suspect`: damage was met in it, so that all of it is checked. Also answers what was
+    /// damaged.
+    pub(crate) fn open_or_rescue(
         path: &Path,
         history_retention: Duration,
         now: Instant,
         wall: Timestamp,
-    ) -> Result<(Self, replay::Newest), StoreError> {
-        aside::open_or_replace(path, history_retention, now, wall)
+        suspect: bool,
+    ) -> Result<(Self, replay::Newest, Option<Rescue>), StoreError> {
+        salvage::open(path, history_retention, now, wall, suspect)
     }
 
     /// Tells the newest time known of a device from elsewhere (`state.db`), so that time never moves back.
@@ -168,13 +187,12 @@ impl TelemetryDb {
 
     /// Figures, as if the blocks in `confirmed` were marked as sent; cheap enough to ask for after every commit.
     pub(crate) fn stats(&self, confirmed: &BTreeSet<i64>) -> Result<TelemetryStats, StoreError> {
-        let count = |number: i64| u64::try_from(number).unwrap_or(0);
         let doing = io("find the oldest block");
         let (mut blocks, mut samples) = (self.tally.blocks_waiting, self.tally.samples_waiting);
         for id in confirmed {
-            if let Some(confirmed) = rows::samples_if_waiting(&self.conn, *id).map_err(&doing)? {
+            if let Some(confirmed) = rows::if_waiting(&self.conn, *id).map_err(&doing)? {
                 blocks -= 1;
-                samples -= confirmed;
+                samples -= confirmed.samples;
             }
         }
         let waiting = if blocks > 0 { rows::oldest_waiting(&self.conn, confirmed).map_err(&doing)? } else { None };
@@ -184,6 +202,7 @@ impl TelemetryDb {
             blocks_waiting: count(blocks),
             samples_waiting: count(samples),
             blocks_parked: count(self.tally.blocks_parked),
+            gaps_waiting: count(self.tally.gaps_waiting),
             oldest: waiting.into_iter().chain(open).min().map(Timestamp::from_millis),
             bytes_on_disk: self.bytes_on_disk(),
         })
@@ -218,5 +237,5 @@ impl TelemetryDb {
 
 /// What SQLite says, as an error of the store.
 fn io(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |cause| StoreError::Io { doing, cause: cause.to_string() }
+    move |cause| super::words::io_of("telemetry.db", doing, &cause)
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use floorgate_model::{DeviceId, Readings, Timestamp};
 use rusqlite::Connection;
 
+use super::offer::Offered;
 use super::samples::Sample;
 use super::segment::{self, Entry, Packer, Tail};
 use super::track::{Track, asked};
-use super::{ClosedBlock, TelemetryDb, body, rows, schema};
+use super::{ClosedBlock, salvage, TelemetryDb, body, rows, schema};
 use crate::shadow::store::StoreError;
 
 /// The newest sample of each device.
@@ -20,8 +21,11 @@ pub(super) fn open(
     path: &Path,
     history_retention: Duration,
     now: Instant,
+    suspect: bool,
 ) -> Result<(TelemetryDb, Newest), StoreError> {
     let conn = schema::open(path)?;
+    salvage::check(&conn, path, suspect)?;
+    schema::trust(&conn).map_err(|cause| schema::fault(path, &cause))?;
     read(conn, path, history_retention, now).map_err(|cause| schema::fault(path, &cause))
 }
 
@@ -31,7 +35,7 @@ fn read(
     history_retention: Duration,
     now: Instant,
 ) -> rusqlite::Result<(TelemetryDb, Newest)> {
-    let tally = rows::tally(&conn)?;
+    let (tally, accounts, offered) = (rows::tally(&conn)?, rows::accounts(&conn)?, Offered::read(&conn)?);
     let mut db = TelemetryDb {
         conn,
         path: path.to_owned(),
@@ -40,8 +44,11 @@ fn read(
         names: BTreeMap::new(),
         closed: Vec::new(),
         tally,
+        accounts,
+        offered,
         tail: Tail::default(),
         staged: Packer::default(),
+        staged_of: BTreeMap::new(),
         before: BTreeMap::new(),
         closed_before: 0,
         unreadable: None,

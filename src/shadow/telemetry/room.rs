@@ -1,45 +1,71 @@
-//! Keeping the file small: sent blocks go, free pages are given back.
+//! Keeping the file small: what the table has goes, what matters least is given up, free pages are given back.
 
+use super::books::Flush;
 use super::dedup::REPORTS_REMEMBERED;
-use super::{TelemetryDb, io, rows};
+use super::{TelemetryDb, gap, io, rows};
 use crate::shadow::files;
 use crate::shadow::store::StoreError;
 
 /// Sent blocks dropped in one step while shedding.
 const SHED_STEP: i64 = 1_024;
-/// Shedding goes on to this part below the quota, so that it is not due again after the next block.
-const SHED_BELOW: u64 = 64;
+/// At the quota, room is made down to this part below it, so that it is not due again after the next block.
+const ROOM_PART: u64 = 64;
+/// From this part below the quota on, every tick gives up a little, so that commits need not stop for it.
+const EASE_PART: u64 = 32;
+/// Steps of giving up, and of giving pages back, that one commit waits for at most; about a hundred milliseconds. If
+/// that is not enough, readings are refused until the ticks have done the rest.
+const STEPS_AT_ONCE: usize = 16;
+/// While room is made, the log is copied when it has grown to this, bytes; so it stays a small part of the quota.
+const LOG_BYTES: u64 = 1024 * 1024;
 
 impl TelemetryDb {
-    /// Sheds sent blocks, oldest first, until the file with its log is within `bytes`, or none are left.
+    /// Gives up what matters least ([`super::give_up`]) until the file with its log is within `bytes`, or as far as
+    /// [`STEPS_AT_ONCE`] go. The caller looks whether it was enough.
     pub(crate) fn keep_within(&mut self, bytes: u64) -> Result<(), StoreError> {
         if self.bytes_on_disk() <= bytes {
             return Ok(());
         }
         self.empty_log()?;
-        let target = bytes - bytes / SHED_BELOW;
-        while self.bytes_in_use()? > target && self.tally.blocks_sent > 0 {
-            self.shed()?;
+        let target = bytes - bytes / ROOM_PART;
+        for _ in 0..STEPS_AT_ONCE {
+            if self.bytes_in_use()? <= target || !self.give_up_some()? {
+                break;
+            }
+            self.empty_long_log()?;
         }
-        if self.bytes_on_disk() > bytes {
-            self.cheaply("give free pages back", files::give_back_all)?;
+        self.empty_log()?;
+        for _ in 0..STEPS_AT_ONCE {
+            if self.bytes_on_disk() <= bytes || !self.give_pages_back(0)? {
+                break;
+            }
             self.empty_log()?;
         }
         Ok(())
     }
 
-    /// One small step: sheds sent blocks that nobody will look at again, or gives back some of many free pages.
-    /// Answers whether there was anything to do.
-    pub(crate) fn shrink_some(&mut self) -> Result<bool, StoreError> {
+    /// One small step: what comes near to `bytes` gives something up, sent blocks that nobody will look at again go,
+    /// or some of many free pages are given back. Answers whether there was anything to do.
+    pub(crate) fn shrink_some(&mut self, bytes: u64) -> Result<bool, StoreError> {
+        if self.bytes_on_disk() > bytes - bytes / EASE_PART
+            && self.bytes_in_use()? > bytes - bytes / EASE_PART
+            && self.give_up_some()?
+        {
+            self.empty_long_log()?;
+            return Ok(true);
+        }
         if self.tally.blocks_sent >= self.sent_kept() + SHED_STEP {
             return self.shed().map(|()| true);
         }
-        self.cheaply("give free pages back", files::give_back_some)
+        self.give_pages_back(files::FREE_PAGES_KEPT)
     }
 
     /// Copies the log into the file and cuts it, without waiting for anyone.
     pub(crate) fn empty_log(&self) -> Result<(), StoreError> {
         files::empty_log(&self.conn).map_err(io("copy the log into telemetry.db"))
+    }
+
+    fn empty_long_log(&self) -> Result<(), StoreError> {
+        if files::log_bytes(&self.path) >= LOG_BYTES { self.empty_log() } else { Ok(()) }
     }
 
     /// Sent blocks that are kept: after a restart duplicates are known by them. A device closes about one a minute, so
@@ -48,34 +74,32 @@ impl TelemetryDb {
         i64::try_from(self.names.len().saturating_mul(REPORTS_REMEMBERED)).unwrap_or(i64::MAX)
     }
 
-    /// Drops the oldest sent blocks, [`SHED_STEP`] at most.
-    fn shed(&mut self) -> Result<(), StoreError> {
+    /// Drops the oldest sent blocks, [`SHED_STEP`] at most, and the oldest sent gap records beyond those that are kept;
+    /// when there are no such blocks, all of them.
+    pub(super) fn shed(&mut self) -> Result<(), StoreError> {
         let from = self.sent_from;
-        let mut shed = Vec::new();
-        self.tally = self.change("shed sent blocks", |tx, tally| {
-            shed = rows::shed_sent(tx, from, SHED_STEP)?;
+        let last = self.change(Flush::Later, "shed sent blocks", |tx, books| {
+            let shed = rows::shed_sent(tx, from, SHED_STEP)?;
             // Fewer than a step: whatever the tally says, there are no more.
-            let left = tally.blocks_sent - i64::try_from(shed.len()).unwrap_or(0);
-            tally.blocks_sent = if shed.is_empty() { 0 } else { left.max(0) };
-            Ok(())
+            let left = books.tally.blocks_sent - i64::try_from(shed.len()).unwrap_or(0);
+            books.tally.blocks_sent = if shed.is_empty() { 0 } else { left.max(0) };
+            gap::shed_sent(tx, books, if shed.is_empty() { 0 } else { gap::SENT_KEPT })?;
+            Ok(shed.into_iter().max())
         })?;
-        self.sent_from = shed.into_iter().max().map_or(from, |last| last + 1);
+        self.sent_from = last.map_or(from, |last| last + 1);
         Ok(())
     }
 
-    /// The file without its free pages, and the log.
+    /// The file's pages that hold something, the log's among them.
     fn bytes_in_use(&self) -> Result<u64, StoreError> {
-        let free = files::free_pages(&self.conn).map_err(io("count free pages"))?;
-        Ok(self.bytes_on_disk().saturating_sub(u64::from(free) * files::PAGE_BYTES))
+        let pages = files::pages_in_use(&self.conn).map_err(io("count pages"))?;
+        Ok(u64::from(pages) * files::PAGE_BYTES)
     }
 
-    /// Without a flush of its own: nothing is lost if a power cut undoes it.
-    fn cheaply<T>(
-        &self,
-        doing: &'static str,
-        work: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
+    /// Gives some of the free pages back, if there are more than `keep`. Without a flush of its own: nothing is lost
+    /// if a power cut undoes it.
+    fn give_pages_back(&self, keep: u32) -> Result<bool, StoreError> {
         let lazily = self.conn.pragma_update(None, "synchronous", "NORMAL");
-        lazily.and_then(|()| work(&self.conn)).map_err(io(doing))
+        lazily.and_then(|()| files::give_back_some(&self.conn, keep)).map_err(io("give free pages back"))
     }
 }

@@ -1,8 +1,12 @@
 //! The SQL: one function a statement, rows in and out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use floorgate_model::DeviceLedger;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::books::{Account, count};
+use crate::shadow::words;
 
 /// Figures that would be too dear to count: kept beside what they count, changed in the same transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +21,10 @@ pub(super) struct Tally {
     pub(super) blocks_parked: i64,
     /// Parked blocks that were dropped to make room, since the file was made.
     pub(super) parked_dropped: i64,
+    /// Gap records that wait.
+    pub(super) gaps_waiting: i64,
+    /// Gap records that the table has and that are kept for their keys.
+    pub(super) gaps_sent: i64,
 }
 
 /// A block's row.
@@ -43,8 +51,8 @@ pub(super) struct DeviceRow {
 }
 
 pub(super) fn tally(conn: &Connection) -> rusqlite::Result<Tally> {
-    let sql = "SELECT epoch, next_block, blocks_waiting, samples_waiting, blocks_sent, blocks_parked, parked_dropped
-               FROM tally WHERE one = 1";
+    let sql = "SELECT epoch, next_block, blocks_waiting, samples_waiting, blocks_sent, blocks_parked, parked_dropped,
+               gaps_waiting, gaps_sent FROM tally WHERE one = 1";
     conn.query_row(sql, [], |row| {
         Ok(Tally {
             epoch: row.get(0)?,
@@ -54,13 +62,15 @@ pub(super) fn tally(conn: &Connection) -> rusqlite::Result<Tally> {
             blocks_sent: row.get(4)?,
             blocks_parked: row.get(5)?,
             parked_dropped: row.get(6)?,
+            gaps_waiting: row.get(7)?,
+            gaps_sent: row.get(8)?,
         })
     })
 }
 
 pub(super) fn save_tally(conn: &Connection, tally: &Tally) -> rusqlite::Result<()> {
     let sql = "UPDATE tally SET epoch = ?1, next_block = ?2, blocks_waiting = ?3, samples_waiting = ?4,
-               blocks_sent = ?5, blocks_parked = ?6, parked_dropped = ?7 WHERE one = 1";
+               blocks_sent = ?5, blocks_parked = ?6, parked_dropped = ?7, gaps_waiting = ?8, gaps_sent = ?9 WHERE one = 1";
     conn.prepare_cached(sql)?.execute(params![
         tally.epoch,
         tally.next_block,
@@ -68,7 +78,9 @@ pub(super) fn save_tally(conn: &Connection, tally: &Tally) -> rusqlite::Result<(
         tally.samples_waiting,
         tally.blocks_sent,
         tally.blocks_parked,
-        tally.parked_dropped
+        tally.parked_dropped,
+        tally.gaps_waiting,
+        tally.gaps_sent
     ])?;
     Ok(())
 }
@@ -132,10 +144,11 @@ pub(super) fn insert_block(conn: &Connection, block: &BlockRow) -> rusqlite::Res
     Ok(())
 }
 
-/// Whether some block of the device begins at this time.
+/// Whether some block or gap record of the device has this key.
 pub(super) fn key_taken(conn: &Connection, device: i64, first: i64) -> rusqlite::Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM block WHERE first = ?1 AND device = ?2)
-               OR EXISTS (SELECT 1 FROM parked WHERE first = ?1 AND device = ?2)";
+               OR EXISTS (SELECT 1 FROM parked WHERE first = ?1 AND device = ?2)
+               OR EXISTS (SELECT 1 FROM gap WHERE key = ?1 AND device = ?2)";
     conn.prepare_cached(sql)?.query_row([first, device], |row| row.get(0))
 }
 
@@ -165,32 +178,124 @@ pub(super) fn oldest_waiting(conn: &Connection, besides: &BTreeSet<i64>) -> rusq
     Ok(None)
 }
 
-/// The samples of a block, if it waits.
-pub(super) fn samples_if_waiting(conn: &Connection, id: i64) -> rusqlite::Result<Option<i64>> {
-    let sql = "SELECT samples FROM block WHERE id = ?1 AND sent = 0";
-    conn.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
+/// What the books need of a block that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) device: i64,
+    pub(super) first: i64,
+    pub(super) samples: i64,
 }
 
-/// Answers the samples of the block, if it was waiting.
-pub(super) fn mark_sent(conn: &Connection, id: i64) -> rusqlite::Result<Option<i64>> {
-    let sql = "UPDATE block SET sent = 1 WHERE id = ?1 AND sent = 0 RETURNING samples";
-    conn.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
+fn read_waiting(row: &Row<'_>) -> rusqlite::Result<Waiting> {
+    Ok(Waiting { device: row.get(0)?, first: row.get(1)?, samples: row.get(2)? })
 }
 
-/// Moves a waiting block aside; answers its samples, or `None` if it does not wait.
-pub(super) fn park(conn: &Connection, id: i64, reason: &str) -> rusqlite::Result<Option<i64>> {
-    let sql = "INSERT INTO parked SELECT id, device, first, previous, samples, body, ?2 FROM block
-               WHERE id = ?1 AND sent = 0 RETURNING samples";
-    let samples = conn.prepare_cached(sql)?.query_row(params![id, reason], |row| row.get(0)).optional()?;
-    if samples.is_some() {
-        conn.prepare_cached("DELETE FROM block WHERE id = ?1")?.execute([id])?;
-    }
-    Ok(samples)
+/// A block, if it waits.
+pub(super) fn if_waiting(conn: &Connection, id: i64) -> rusqlite::Result<Option<Waiting>> {
+    let sql = "SELECT device, first, samples FROM block WHERE id = ?1 AND sent = 0";
+    conn.prepare_cached(sql)?.query_row([id], read_waiting).optional()
 }
 
-pub(super) fn drop_oldest_parked(conn: &Connection) -> rusqlite::Result<()> {
-    conn.prepare_cached("DELETE FROM parked WHERE id = (SELECT min(id) FROM parked)")?.execute([])?;
+/// Answers the block, if it was waiting.
+pub(super) fn mark_sent(conn: &Connection, id: i64) -> rusqlite::Result<Option<Waiting>> {
+    let sql = "UPDATE block SET sent = 1 WHERE id = ?1 AND sent = 0 RETURNING device, first, samples";
+    conn.prepare_cached(sql)?.query_row([id], read_waiting).optional()
+}
+
+/// The numbers of the oldest blocks that wait.
+pub(super) fn waiting_ids(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<i64>> {
+    let sql = "SELECT id FROM block WHERE sent = 0 ORDER BY first, id LIMIT ?1";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    conn.prepare_cached(sql)?.query_map([limit], |row| row.get(0))?.collect()
+}
+
+/// The oldest blocks that wait and were never handed out.
+pub(super) fn never_offered(conn: &Connection, limit: i64) -> rusqlite::Result<Vec<BlockRow>> {
+    let sql = "SELECT id, device, first, previous, samples, body FROM block
+               WHERE sent = 0 AND id NOT IN (SELECT id FROM offered) ORDER BY first, id LIMIT ?1";
+    conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
+}
+
+pub(super) fn delete_block(conn: &Connection, id: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM block WHERE id = ?1")?.execute([id])?;
     Ok(())
+}
+
+/// What was handed out and neither confirmed nor refused.
+pub(super) fn offered(conn: &Connection) -> rusqlite::Result<BTreeSet<i64>> {
+    conn.prepare("SELECT id FROM offered")?.query_map([], |row| row.get(0))?.collect()
+}
+
+pub(super) fn offer(conn: &Connection, id: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("INSERT OR IGNORE INTO offered VALUES (?1)")?.execute([id])?;
+    Ok(())
+}
+
+pub(super) fn no_longer_offered(conn: &Connection, id: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM offered WHERE id = ?1")?.execute([id])?;
+    Ok(())
+}
+
+/// The accounts, by the devices' rows.
+pub(super) fn accounts(conn: &Connection) -> rusqlite::Result<BTreeMap<i64, Account>> {
+    let sql = "SELECT device, accepted, delivered, stored, since, lost FROM ledger";
+    let read = |row: &Row<'_>| {
+        let number = |index| row.get(index).map(count);
+        let ledger = DeviceLedger {
+            accepted: number(1)?,
+            delivered: number(2)?,
+            stored: number(3)?,
+            lost: words::read_json(row, 5)?,
+        };
+        Ok((row.get(0)?, Account { ledger, since: row.get(4)? }))
+    };
+    conn.prepare(sql)?.query_map([], read)?.collect()
+}
+
+pub(super) fn save_account(conn: &Connection, device: i64, account: &Account) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO ledger (device, accepted, delivered, stored, since, lost)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let Account { ledger, since } = account;
+    conn.prepare_cached(sql)?.execute(params![
+        device,
+        words::signed(ledger.accepted),
+        words::signed(ledger.delivered),
+        words::signed(ledger.stored),
+        since,
+        words::json(&ledger.lost)
+    ])?;
+    Ok(())
+}
+
+/// A device that is not in the file yet.
+pub(super) fn add_device(conn: &Connection, row: i64, name: &str) -> rusqlite::Result<()> {
+    conn.prepare_cached("INSERT OR IGNORE INTO device (row, name) VALUES (?1, ?2)")?.execute(params![row, name])?;
+    Ok(())
+}
+
+/// Time of the device never moves back before this.
+pub(super) fn raise_newest(conn: &Connection, device: i64, newest: i64) -> rusqlite::Result<()> {
+    let sql = "UPDATE device SET newest = max(coalesce(newest, ?2), ?2) WHERE row = ?1";
+    conn.prepare_cached(sql)?.execute([device, newest])?;
+    Ok(())
+}
+
+/// Moves a waiting block aside; answers whether it waited.
+pub(super) fn park(conn: &Connection, id: i64, reason: &str) -> rusqlite::Result<bool> {
+    let sql = "INSERT INTO parked SELECT id, device, first, previous, samples, body, ?2 FROM block
+               WHERE id = ?1 AND sent = 0";
+    let parked = conn.prepare_cached(sql)?.execute(params![id, reason])? > 0;
+    if parked {
+        delete_block(conn, id)?;
+    }
+    Ok(parked)
+}
+
+/// Answers the block that was dropped.
+pub(super) fn drop_oldest_parked(conn: &Connection) -> rusqlite::Result<Option<BlockRow>> {
+    let sql = "DELETE FROM parked WHERE id = (SELECT min(id) FROM parked)
+               RETURNING id, device, first, previous, samples, body";
+    conn.prepare_cached(sql)?.query_row([], read_block).optional()
 }
 
 /// Drops the oldest sent blocks from `from` on; answers how many, and the last id dropped.

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::shadow::rescue::header::{self, Header, Mark};
 use crate::shadow::store::StoreError;
+use crate::shadow::words;
 
 /// Frames in the log before SQLite copies it into the file: about ten minutes at one commit a second. A page that
 /// changes in each of those commits is copied once.
@@ -17,7 +20,8 @@ const CACHE_KIB: i32 = 1_024;
 const BUSY_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Each entry takes the file from the schema of its number to the next. The list only grows.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE device (
         row INTEGER PRIMARY KEY,
         name TEXT NOT NULL,
@@ -63,7 +67,53 @@ const MIGRATIONS: &[&str] = &["
         parked_dropped INTEGER NOT NULL
     ) STRICT;
     INSERT INTO tally VALUES (1, 1, 1, 0, 0, 0, 0, 0);
-"];
+",
+    "
+    CREATE TABLE ledger (
+        device INTEGER PRIMARY KEY,
+        accepted INTEGER NOT NULL,
+        delivered INTEGER NOT NULL,
+        stored INTEGER NOT NULL,
+        since INTEGER,
+        lost TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE gap (
+        id INTEGER PRIMARY KEY,
+        device INTEGER NOT NULL,
+        key INTEGER NOT NULL,
+        since INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        lost INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        retention_ms INTEGER NOT NULL,
+        summary BLOB NOT NULL,
+        sent INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX gap_key ON gap (key, device);
+    CREATE INDEX gap_waiting ON gap (key) WHERE sent = 0;
+    CREATE INDEX gap_of_device ON gap (device, reason, key) WHERE sent = 0;
+    CREATE TABLE offered (id INTEGER PRIMARY KEY) STRICT;
+    ALTER TABLE tally ADD COLUMN gaps_waiting INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tally ADD COLUMN gaps_sent INTEGER NOT NULL DEFAULT 0;
+    -- The books begin with what is here: what was shed before was delivered and is not known any more.
+    INSERT INTO ledger
+        SELECT device, sum(samples), sum(samples * (sent = 1)), sum(samples * (sent = 0)), min(first), '{}'
+        FROM (SELECT device, samples, sent, first FROM block
+              UNION ALL SELECT device, samples, 0, first FROM parked)
+        GROUP BY device;
+    -- No more than a hundred of the oldest were ever on their way at once; ten times ten as many, since late ones
+    -- may have come in before them.
+    INSERT INTO offered SELECT id FROM block WHERE sent = 0 ORDER BY first, id LIMIT 10000;
+",
+    "
+    -- Whose blocks they are, once more on another page: without the names no block could be sent.
+    CREATE TABLE name (row INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
+    INSERT INTO name SELECT row, name FROM device;
+    CREATE TRIGGER device_came AFTER INSERT ON device BEGIN
+        INSERT OR REPLACE INTO name VALUES (new.row, new.name);
+    END;
+",
+];
 
 /// Opens or makes the file and brings it to the newest schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -71,18 +121,43 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
     conn.busy_timeout(BUSY_MAX).map_err(failed)?;
-    let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    // Until it is known to be sound, closing it shall leave it as it is.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(StoreError::Newer { path: path.display().to_string(), found, known });
-    }
+    let found = match header::read(&conn, Mark::Telemetry, known).map_err(failed)? {
+        Header::Ours(found) => found,
+        Header::Newer(found) => return Err(StoreError::Newer { path: path.display().to_string(), found, known }),
+        Header::Damaged(cause) => return Err(StoreError::Damaged { path: path.display().to_string(), cause }),
+    };
     // Only now: some of these write to the file.
     configure(&conn).map_err(failed)?;
-    for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
-        let step = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT;");
-        conn.execute_batch(&step).map_err(failed)?;
-    }
+    migrate(&conn, found).map_err(failed)?;
     Ok(conn)
+}
+
+/// The file is sound: closing it may tidy it up.
+pub(super) fn trust(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(drop)
+}
+
+/// A new file to be filled and then put in place; nothing of it is durable until it is synced as a whole.
+pub(super) fn make(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open(path)?;
+    configure(&conn)?;
+    conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
+    conn.pragma_update(None, "synchronous", "OFF")?;
+    migrate(&conn, 0)?;
+    Ok(conn)
+}
+
+fn migrate(conn: &Connection, found: i64) -> rusqlite::Result<()> {
+    for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        conn.execute_batch(migration)?;
+        header::write(conn, Mark::Telemetry, version)?;
+        conn.execute_batch("COMMIT")?;
+    }
+    Ok(())
 }
 
 fn configure(conn: &Connection) -> rusqlite::Result<()> {
@@ -103,25 +178,20 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
 /// Why the file cannot be opened: its disk or folder, or what stands in it.
 pub(super) fn fault(path: &Path, cause: &rusqlite::Error) -> StoreError {
     let (path, text) = (path.display().to_string(), cause.to_string());
-    match hint(cause) {
-        Some(hint) => StoreError::Open { path, cause: text, hint },
-        None => StoreError::Damaged { path, cause: text },
+    if words::is_damage(cause) {
+        return StoreError::Damaged { path, cause: text };
     }
+    StoreError::Open { path, cause: text, hint: hint(cause) }
 }
 
 /// What to do, if the fault is not in the file.
-fn hint(cause: &rusqlite::Error) -> Option<&'static str> {
-    let hint = match cause.sqlite_error_code() {
+fn hint(cause: &rusqlite::Error) -> &'static str {
+    match cause.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "is another floorgate running?",
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
             "check that its folder exists and that floorgate may write there"
         }
         Some(ErrorCode::DiskFull) => "free some space on its disk",
-        Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::FileLockingProtocolFailed) => {
-            "check its disk"
-        }
-        // Not a database, malformed, a table or column that is not there, a value of a wrong kind.
-        _ => return None,
-    };
-    Some(hint)
+        _ => "check its disk",
+    }
 }

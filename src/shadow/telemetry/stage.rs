@@ -43,6 +43,7 @@ impl TelemetryDb {
         let closed = track.put(device.as_str(), late, starts.then_some(now), &placed, asked);
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
         self.staged.push(row, late, starts, &placed);
+        *self.staged_of.entry(row).or_default() += 1;
         Staged { taken: Taken::Stored, at: Timestamp::from_millis(placed.at), is_newest: !late }
     }
 

@@ -1,18 +1,38 @@
 //! Closed blocks on their way out: waiting, sent, parked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use floorgate_model::Timestamp;
-use rusqlite::{Transaction, TransactionBehavior};
+use floorgate_model::{LossReason, Timestamp};
 
-use super::rows::{self, BlockRow, Tally};
-use super::{PARKED_MAX, TelemetryDb, body, io};
+use super::books::Flush;
+use super::gap::{self, Gap};
+use super::rows::{self, BlockRow};
+use super::summary::Summary;
+use super::{PARKED_MAX, TelemetryDb, body, give_up, io};
 use crate::shadow::store::StoreError;
-use crate::shadow::view::HistoryBlock;
+use crate::shadow::view::{GapRecord, HistoryBlock};
 
 impl TelemetryDb {
-    /// Waiting blocks, oldest first. A damaged one is parked and logged; the others go on.
+    /// Waiting blocks and gap records, oldest first; from now on their keys and bytes are fixed ([`super::offer`]).
+    /// A damaged block is parked and logged; the others go on.
     pub(crate) fn peek_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        let gaps = if self.tally.gaps_waiting > 0 { self.waiting_gaps(limit)? } else { Vec::new() };
+        let mut blocks = self.waiting_blocks(limit)?;
+        blocks.extend(gaps);
+        blocks.sort_by_key(|block| (block.first, block.id));
+        blocks.truncate(limit);
+        let ids: Vec<i64> = blocks.iter().map(|block| block.id).collect();
+        self.offer(&ids)?;
+        Ok(blocks)
+    }
+
+    fn waiting_gaps(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        let waiting = gap::waiting(&self.conn, limit).map_err(io("read waiting gap records"))?;
+        Ok(waiting.into_iter().filter_map(|gap| self.gap_record(gap)).collect())
+    }
+
+    fn waiting_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         loop {
             let waiting = rows::waiting(&self.conn, limit).map_err(io("read waiting blocks"))?;
             let mut blocks = Vec::with_capacity(waiting.len());
@@ -41,7 +61,7 @@ impl TelemetryDb {
         parked.is_ok()
     }
 
-    /// The table has these blocks. They are kept for a look back until [`Self::keep_within`] sheds them.
+    /// The table has these blocks and gap records. They are kept for a look back until [`Self::keep_within`] sheds them.
     ///
     /// Durable with the next commit: a confirmation lost in a power cut only sends the block once more, which changes
     /// nothing, so it is not worth a flush of its own.
@@ -49,54 +69,71 @@ impl TelemetryDb {
         if ids.is_empty() {
             return Ok(());
         }
-        let tally = self.change("mark blocks as sent", |tx, tally| {
+        self.change(Flush::Later, "mark blocks as sent", |tx, books| {
             for id in ids {
-                if let Some(samples) = rows::mark_sent(tx, *id)? {
-                    tally.blocks_waiting -= 1;
-                    tally.samples_waiting -= samples;
-                    tally.blocks_sent += 1;
+                if let Some(block) = rows::mark_sent(tx, *id)? {
+                    books.tally.blocks_waiting -= 1;
+                    books.tally.samples_waiting -= block.samples;
+                    books.tally.blocks_sent += 1;
+                    books.account(block.device).deliver(block.samples, block.first);
+                } else {
+                    gap::mark_sent(tx, books, *id)?;
                 }
+                rows::no_longer_offered(tx, *id)?;
             }
             Ok(())
         })?;
-        self.tally = tally;
+        self.offered.forget(ids);
         self.sent_from = ids.first().copied().map_or(self.sent_from, |first| first.min(self.sent_from));
         Ok(())
     }
 
-    /// Keeps a waiting block aside with the reason; beyond [`PARKED_MAX`] the oldest is dropped and counted.
+    /// Keeps a waiting block aside with the reason; beyond [`PARKED_MAX`] the oldest is dropped and declared lost. A
+    /// gap record is set aside among its like.
     pub(crate) fn park_block(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
-        self.tally = self.change("park a block", |tx, tally| {
-            let Some(samples) = rows::park(tx, id, reason)? else { return Ok(()) };
-            tally.blocks_waiting -= 1;
-            tally.samples_waiting -= samples;
-            if tally.blocks_parked < PARKED_MAX {
-                tally.blocks_parked += 1;
-            } else {
-                rows::drop_oldest_parked(tx)?;
-                tally.parked_dropped += 1;
+        let retention = self.history_retention;
+        let offered = std::mem::take(&mut self.offered);
+        let parked = self.change(Flush::Later, "park a block", |tx, books| {
+            rows::no_longer_offered(tx, id)?;
+            let Some(block) = rows::if_waiting(tx, id)? else { return gap::refuse(tx, books, id) };
+            rows::park(tx, id, reason)?;
+            books.tally.blocks_waiting -= 1;
+            books.tally.samples_waiting -= block.samples;
+            if books.tally.blocks_parked < PARKED_MAX {
+                books.tally.blocks_parked += 1;
+                return Ok(());
             }
-            Ok(())
-        })?;
+            books.tally.parked_dropped += 1;
+            let Some(dropped) = rows::drop_oldest_parked(tx)? else { return Ok(()) };
+            let gap = give_up::gap_of(&dropped, LossReason::Refused, retention);
+            books.account(dropped.device).lose(dropped.samples, dropped.first, gap.reason);
+            gap::add(tx, books, &offered, &Gap { summary: Summary::new(), ..gap }, gap::SPAN_MS)
+        });
+        self.offered = offered;
+        parked?;
+        self.offered.forget([&id]);
         Ok(())
     }
 
-    /// One transaction that changes rows and the tally with them; it is flushed with the next commit of samples.
-    pub(super) fn change(
-        &self,
-        doing: &'static str,
-        change: impl FnOnce(&Transaction<'_>, &mut Tally) -> rusqlite::Result<()>,
-    ) -> Result<Tally, StoreError> {
-        let mut tally = self.tally;
-        let attempt = || {
-            self.conn.pragma_update(None, "synchronous", "NORMAL")?;
-            let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
-            change(&tx, &mut tally)?;
-            rows::save_tally(&tx, &tally)?;
-            tx.commit()
-        };
-        attempt().map_err(io(doing))?;
-        Ok(tally)
+    /// `None` if its device cannot be read.
+    fn gap_record(&self, gap: Gap) -> Option<HistoryBlock> {
+        let device_id = self.names.get(&gap.device)?.clone();
+        let until = Timestamp::from_millis(gap.until);
+        Some(HistoryBlock {
+            id: gap.id,
+            device_id,
+            first: Timestamp::from_millis(gap.key),
+            offsets_ms: Vec::new(),
+            readings: BTreeMap::new(),
+            expires_at: until.saturating_add(Duration::from_millis(gap.retention_ms)),
+            gap: Some(GapRecord {
+                from: Timestamp::from_millis(gap.from),
+                to: until,
+                lost: gap.lost,
+                reason: gap.reason,
+                summary: gap.summary,
+            }),
+        })
     }
 
     /// `None` if the block is damaged.
@@ -111,6 +148,7 @@ impl TelemetryDb {
             offsets_ms: samples.times.iter().map(|at| at.abs_diff(row.first)).collect(),
             readings: samples.columns,
             expires_at: Timestamp::from_millis(end).saturating_add(retention),
+            gap: None,
         })
     }
 }

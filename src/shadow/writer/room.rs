@@ -98,25 +98,20 @@ impl Writer {
         };
         let lazy = self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []));
         let emptied = lazy.and_then(|()| self.state.between("copy the log into state.db", files::empty_log));
+        // Before any reading is given up.
+        self.drop_copies(bound);
         let beside = rescue::bytes_beside(&self.config.state_dir);
         let rest = bound.saturating_sub(files::bytes_with_log(self.state.path()) + beside);
         let kept = self.samples.keep_within(rest);
-        if self.bytes_on_disk() > bound {
-            self.drop_copies(bound);
-        }
         confirmed.and(emptied).and(kept)
     }
 
-    /// New readings are worth more than damaged copies that were looked through already: the oldest go.
+    /// Readings are worth more than damaged copies, which were looked through already: beyond the quota the oldest go.
     fn drop_copies(&self, bound: u64) {
         let copies = |path| rescue::aside::copies(path).into_iter();
-        let spoken_for = self.samples.salvaging();
         for copy in copies(self.samples.path()).chain(copies(self.state.path())) {
             if self.bytes_on_disk() <= bound {
                 return;
-            }
-            if spoken_for == Some(copy.as_path()) {
-                continue;
             }
             match rescue::aside::remove(&copy) {
                 Ok(()) => tracing::warn!(copy = %copy.display(), "a damaged copy is removed: the quota needs its room"),
@@ -131,8 +126,11 @@ impl Writer {
         if self.chores.quiet.0 != commits {
             self.chores.quiet = (commits, self.now);
         }
-        let telemetry = self.samples.shrink_some();
-        let state = self.state.between("give free pages of state.db back", files::give_back_some);
+        let rest = self.config.quota_bytes.saturating_sub(files::bytes_with_log(self.state.path()));
+        let telemetry = self.samples.shrink_some(rest);
+        let state = self.state.between("give free pages of state.db back", |connection| {
+            files::give_back_some(connection, files::FREE_PAGES_KEPT)
+        });
         let (shrunk, more) = (telemetry?, state?);
         if shrunk || more {
             self.chores.shrunk = true;

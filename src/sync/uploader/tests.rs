@@ -51,6 +51,7 @@ fn view(name: &str, version: u64) -> DeviceView {
         commands_open: 0,
         last_execution: None,
         taken_over_by: None,
+        ledger: floorgate_model::DeviceLedger::default(),
     }
 }
 
@@ -84,6 +85,7 @@ fn block(id: i64, name: &str) -> HistoryBlock {
         offsets_ms: vec![0],
         readings: BTreeMap::new(),
         expires_at: first,
+        gap: None,
     }
 }
 

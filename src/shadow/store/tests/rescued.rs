@@ -27,7 +27,7 @@ async fn lived_in(folder: &Path) -> Store {
 /// Lets the first backup be taken and put in place.
 async fn backed_up(store: &Store, folder: &Path) {
     tokio::time::advance(Duration::from_secs(11)).await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !folder.join("state.db.backup").exists() {
         store.tick().await.unwrap();
         std::thread::yield_now();
@@ -35,7 +35,7 @@ async fn backed_up(store: &Store, folder: &Path) {
     }
 }
 
-async fn statuses(store: &Store) -> std::collections::BTreeMap<String, String> {
+async fn statuses(store: &Store) -> BTreeMap<String, String> {
     let records = store.executions(None, 1_000).await.unwrap();
     records.into_iter().map(|r| (r.command_id.to_string(), r.status.to_string())).collect()
 }

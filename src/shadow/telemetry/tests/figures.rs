@@ -93,7 +93,7 @@ pub(super) fn live(bench: &mut Bench, seconds: usize, meter: &mut Meter) {
         meter.read(bench);
         let ids = bench.db().peek_blocks(25).unwrap().iter().map(|block| block.id).collect();
         bench.db().confirm_blocks(&ids).unwrap();
-        bench.db().shrink_some().unwrap();
+        bench.db().shrink_some(u64::MAX).unwrap();
     }
 }
 

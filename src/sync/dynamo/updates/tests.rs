@@ -35,6 +35,7 @@ fn view() -> DeviceView {
         commands_open: 0,
         last_execution: None,
         taken_over_by: None,
+        ledger: floorgate_model::DeviceLedger::default(),
     }
 }
 
