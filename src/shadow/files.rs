@@ -10,8 +10,8 @@ use rusqlite::Connection;
 pub(super) const PAGE_BYTES: u64 = 4_096;
 /// Free pages that a file keeps: using them again costs less than growing.
 pub(super) const FREE_PAGES_KEPT: u32 = 256;
-/// Free pages given back in one step, a few milliseconds of work.
-const PAGES_PER_STEP: u32 = 256;
+/// Free pages given back in one step at most, a few milliseconds of work.
+pub(super) const PAGES_PER_STEP: u32 = 256;
 
 /// Bytes of a database with its write-ahead log; zero for what is not there.
 pub(super) fn bytes_with_log(database: &Path) -> u64 {
@@ -53,12 +53,12 @@ pub(super) fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Gives some of the free pages back, if there are more than `keep`. Answers whether there were; the file is shorter once its log
+/// Gives some of the free pages back, if there are more than `keep`, `most` of them. Answers whether there were; the file is shorter once its log
 /// is copied.
-pub(super) fn give_back_some(connection: &Connection, keep: u32) -> rusqlite::Result<bool> {
+pub(super) fn give_back_some(connection: &Connection, keep: u32, most: u32) -> rusqlite::Result<bool> {
     let surplus = free_pages(connection)?.saturating_sub(keep);
     if surplus > 0 {
-        give_back(connection, surplus.min(PAGES_PER_STEP))?;
+        give_back(connection, surplus.min(most))?;
     }
     Ok(surplus > 0)
 }

@@ -261,6 +261,7 @@ impl Samples {
     /// Commits, answers, and closes the file.
     pub(super) fn close(&mut self, memory: &mut Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         self.commit(memory, now, wall)?;
+        self.known = self.known_ledgers();
         self.db.take().map_or(Ok(()), |db| db.close(now))
     }
 

@@ -57,7 +57,7 @@ pub struct DeviceView {
     pub last_execution: Option<ExecutionRecord>,
     /// Another gateway writes this device's item.
     pub taken_over_by: Option<GatewayId>,
-    /// Where its readings are.
+    /// Where its readings are; told by [`super::Store::devices`] and [`super::Store::device`], zero elsewhere.
     pub ledger: DeviceLedger,
 }
 

@@ -112,6 +112,21 @@ pub(super) fn read_readings(row: &Row<'_>, index: usize) -> rusqlite::Result<Rea
     Ok(readings)
 }
 
+/// A row whose values cannot be read is left out and told; what SQLite itself cannot read is an error.
+pub(super) fn if_readable<T>(row: rusqlite::Result<T>, what: &str) -> rusqlite::Result<Option<T>> {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    match row {
+        Ok(row) => Ok(Some(row)),
+        Err(
+            cause @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
+        ) => {
+            tracing::warn!(what, %cause, "a row of state.db cannot be read; it is left out");
+            Ok(None)
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
 /// Numbers that only count up; SQLite's are signed, and none of ours comes near the end.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

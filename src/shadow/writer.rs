@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use self::attach::attach;
 use self::room::Chores;
 use super::device::UNSAVED_MAX;
+use super::ledgers::KnownLedger;
 use super::request::{Kind, Pace, Request, Work};
 use super::rescue::backup::Backups;
 use super::rescue::doubt::{Doubt, InhibitionWatch};
@@ -62,6 +63,9 @@ pub(super) struct Writer {
     /// The newest time any sender told: the monotonic clock that all rules run on.
     now: Instant,
     flushed_at: Instant,
+    /// The copy of the ledgers in `state.db`, and when it was written last.
+    ledgers_saved: BTreeMap<DeviceId, KnownLedger>,
+    ledgers_saved_at: Instant,
     chores: Chores,
     doubt: Doubt,
     backups: Backups,
@@ -85,7 +89,7 @@ impl Writer {
         let (mut state, life) = StateFile::open(&config, clock.now())?;
         let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
         let connection = state.connection_mut().ok_or(StoreError::Closed)?;
-        let ledgers = ledgers::all(connection)?;
+        let ledgers_saved = ledgers::all(connection)?;
         let devices = attach(connection, &config, &clock, &newest, now)?;
         let (mut doubt, inhibition) = Doubt::new(now);
         doubt.begin(life.doubt_left, life.doubt_why.as_deref().unwrap_or("the journal was damaged"), now);
@@ -97,10 +101,10 @@ impl Writer {
             }
         }
         let memory = Memory::new(devices);
-        samples.reconcile(&ledgers)?;
+        samples.reconcile(&ledgers_saved)?;
         let (flushed_at, lazy_until) = (now, None);
         let backups = Backups::of(state.path(), now);
-        let writer = Self {
+        let mut writer = Self {
             config,
             clock,
             state,
@@ -110,12 +114,15 @@ impl Writer {
             floor_changes,
             now,
             flushed_at,
+            ledgers_saved,
+            ledgers_saved_at: now,
             chores: Chores::new(now),
             doubt,
             backups,
             lazy_until,
             _lock: lock,
         };
+        writer.note_rescued()?;
         Ok((writer, inhibition))
     }
 
@@ -248,10 +255,6 @@ impl Writer {
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
-        let ledgers = if touched.is_empty() { BTreeMap::new() } else { self.samples.known_ledgers() };
-        for (id, known) in ledgers.iter().filter(|(id, _)| self.memory.touched.contains(*id)) {
-            ledgers::save(connection, id, known)?;
-        }
         self.state.commit(self.now)?;
         self.doubt.saved();
         self.memory.counted.commits += u64::from(changes);
@@ -290,6 +293,26 @@ impl Writer {
         self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
 
+    /// [`Self::flush`], with the copy of the ledgers that changed.
+    fn flush_all(&mut self) -> Result<(), StoreError> {
+        let known = self.samples.known_ledgers();
+        let changed: Vec<_> = known.iter().filter(|(id, known)| self.ledgers_saved.get(*id) != Some(known)).collect();
+        if !changed.is_empty() {
+            let connection = self.state.begin(self.now, self.clock.now())?;
+            let saved = savepoint(connection, |connection| {
+                changed.iter().try_for_each(|(id, known)| ledgers::save(connection, id, known))
+            });
+            if let Err(cause) = saved {
+                self.gave_up(cause.clone(), &mut []);
+                return Err(cause);
+            }
+        }
+        self.flush()?;
+        self.ledgers_saved = known;
+        self.ledgers_saved_at = self.now;
+        Ok(())
+    }
+
     /// Whether some device has so many unwritten versions that they must be written now.
     fn runs_ahead(&self) -> bool {
         self.memory.devices.values().any(|device| device.unsaved() >= UNSAVED_MAX)
@@ -308,13 +331,18 @@ impl Writer {
             let step = self.samples.commit(&mut self.memory, now, wall);
             outcome = outcome.and(step);
         }
-        if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
+        if now.saturating_duration_since(self.ledgers_saved_at) >= FLUSH_INTERVAL {
+            self.ledgers_saved_at = now;
+            let step = self.flush_all();
+            outcome = outcome.and(step);
+        } else if now.saturating_duration_since(self.flushed_at) >= FLUSH_INTERVAL {
             let step = self.flush();
             outcome = outcome.and(step);
         }
         let tidied = self.tidy();
+        let noted = self.note_rescued();
         self.look_after_backups();
-        outcome.and(tidied)
+        outcome.and(tidied).and(noted)
     }
 
     fn signal(&mut self) {
@@ -330,7 +358,7 @@ impl Writer {
         self.backups.stop();
         self.doubt.pass(self.now);
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
-        let flushed = self.flush();
+        let flushed = self.flush_all();
         let closed = self.state.close();
         telemetry.and(flushed).and(closed)
     }

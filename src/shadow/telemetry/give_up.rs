@@ -27,29 +27,34 @@ use super::rows::{self, BlockRow};
 use super::{TelemetryDb, body, io, summary};
 use crate::shadow::store::StoreError;
 
-/// Blocks thinned in one step.
-const STEP: i64 = 256;
+/// Blocks thinned in one step at most.
+const STEP: u64 = 256;
+/// Bytes of the quota for one block of a step, so that with a small quota too the log of a step stays a small part of it.
+const QUOTA_PER_BLOCK: u64 = 64 * 1024;
+/// Records of thinned readings dropped in one step.
+const DROP_STEP: usize = 256;
 /// Gap records looked at in one step.
 const RECORDS_STEP: i64 = 1_024;
 /// Thinned readings come into one record while it stays within this time, if the quota asks for it; milliseconds: a day.
 const COARSE_SPAN_MS: i64 = 86_400_000;
 
 impl TelemetryDb {
-    /// Gives up a little of what matters least. Answers whether there was anything.
-    pub(super) fn give_up_some(&mut self) -> Result<bool, StoreError> {
+    /// Gives up a little of what matters least, for a file of at most `bytes`. Answers whether there was anything.
+    pub(super) fn give_up_some(&mut self, bytes: u64) -> Result<bool, StoreError> {
         if self.tally.blocks_sent > 0 || self.tally.gaps_sent > 0 {
             self.shed()?;
             return Ok(true);
         }
-        Ok(self.thin()?
+        Ok(self.thin(bytes)?
             || self.coarsen(COARSE_SPAN_MS, true)?
             || self.drop_thinned()?
             || self.coarsen(i64::MAX, false)?)
     }
 
     /// Makes gap records of the oldest blocks that were never handed out.
-    fn thin(&mut self) -> Result<bool, StoreError> {
-        let blocks = rows::never_offered(&self.conn, STEP).map_err(io("read blocks to thin"))?;
+    fn thin(&mut self, bytes: u64) -> Result<bool, StoreError> {
+        let step = (bytes / QUOTA_PER_BLOCK).clamp(1, STEP);
+        let blocks = rows::never_offered(&self.conn, step.cast_signed()).map_err(io("read blocks to thin"))?;
         if blocks.is_empty() {
             return Ok(false);
         }
@@ -78,34 +83,24 @@ impl TelemetryDb {
 
     /// Makes fewer records of the oldest ones: those of a device and reason become one while it stays within `span`.
     fn coarsen(&mut self, span: i64, thinned: bool) -> Result<bool, StoreError> {
-        let records = gap::open(&self.conn, RECORDS_STEP).map_err(io("read gap records"))?;
+        let mut records = gap::open(&self.conn, RECORDS_STEP).map_err(io("read gap records"))?;
+        records.retain(|gap| (gap.reason == LossReason::Thinned) == thinned);
+        let (kept, gone) = join(records, span);
+        if gone.is_empty() {
+            return Ok(false);
+        }
         self.giving_up("join gap records", |conn, books, _| {
-            let mut gathered: BTreeMap<(i64, LossReason), (Gap, bool)> = BTreeMap::new();
-            let mut joined = false;
-            for gap in records.into_iter().filter(|gap| (gap.reason == LossReason::Thinned) == thinned) {
-                match gathered.get_mut(&(gap.device, gap.reason)) {
-                    Some((known, changed)) if known.spans_with(&gap, span) => {
-                        gap::delete(conn, books, gap.id)?;
-                        known.absorb(&gap);
-                        (*changed, joined) = (true, true);
-                    }
-                    _ => {
-                        let full = gathered.insert((gap.device, gap.reason), (gap, false));
-                        full.filter(|(_, changed)| *changed).map_or(Ok(()), |(gap, _)| gap::update(conn, &gap))?;
-                    }
-                }
-            }
-            let changed = gathered.values().filter(|(_, changed)| *changed);
-            changed.map(|(gap, _)| gap).try_for_each(|gap| gap::update(conn, gap))?;
-            Ok(joined)
-        })
+            gone.iter().try_for_each(|id| gap::delete(conn, books, *id))?;
+            kept.iter().try_for_each(|gap| gap::update(conn, gap))
+        })?;
+        Ok(true)
     }
 
     /// Drops what is left of the oldest thinned readings; that they are missing stays.
     fn drop_thinned(&mut self) -> Result<bool, StoreError> {
         let records = gap::open(&self.conn, RECORDS_STEP).map_err(io("read gap records"))?;
         let thinned: Vec<Gap> =
-            records.into_iter().filter(|gap| gap.reason == LossReason::Thinned).take(STEP as usize).collect();
+            records.into_iter().filter(|gap| gap.reason == LossReason::Thinned).take(DROP_STEP).collect();
         if thinned.is_empty() {
             return Ok(false);
         }
@@ -132,6 +127,28 @@ impl TelemetryDb {
         self.offered = offered;
         outcome
     }
+}
+
+/// Joins records, oldest first, while each stays within `span`. Answers those that grew, and the numbers of those that
+/// are in them now.
+fn join(records: Vec<Gap>, span: i64) -> (Vec<Gap>, Vec<i64>) {
+    let mut latest: BTreeMap<(i64, LossReason), (Gap, bool)> = BTreeMap::new();
+    let (mut grown, mut gone) = (Vec::new(), Vec::new());
+    for gap in records {
+        match latest.get_mut(&(gap.device, gap.reason)) {
+            Some((known, grew)) if known.spans_with(&gap, span) => {
+                known.absorb(&gap);
+                gone.push(gap.id);
+                *grew = true;
+            }
+            _ => {
+                let before = latest.insert((gap.device, gap.reason), (gap, false));
+                grown.extend(before.filter(|(_, grew)| *grew).map(|(gap, _)| gap));
+            }
+        }
+    }
+    grown.extend(latest.into_values().filter(|(_, grew)| *grew).map(|(gap, _)| gap));
+    (grown, gone)
 }
 
 /// The record of one block's readings; of a block that cannot be read, only that they are missing is left.

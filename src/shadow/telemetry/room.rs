@@ -15,8 +15,8 @@ const EASE_PART: u64 = 32;
 /// Steps of giving up, and of giving pages back, that one commit waits for at most; about a hundred milliseconds. If
 /// that is not enough, readings are refused until the ticks have done the rest.
 const STEPS_AT_ONCE: usize = 16;
-/// While room is made, the log is copied when it has grown to this, bytes; so it stays a small part of the quota.
-const LOG_BYTES: u64 = 1024 * 1024;
+/// While room is made, the log is copied when it has grown to this part of the quota, so that it stays within 1 %.
+const LOG_PART: u64 = 256;
 
 impl TelemetryDb {
     /// Gives up what matters least ([`super::give_up`]) until the file with its log is within `bytes`, or as far as
@@ -28,14 +28,16 @@ impl TelemetryDb {
         self.empty_log()?;
         let target = bytes - bytes / ROOM_PART;
         for _ in 0..STEPS_AT_ONCE {
-            if self.bytes_in_use()? <= target || !self.give_up_some()? {
+            if self.bytes_in_use()? <= target || !self.give_up_some(bytes)? {
                 break;
             }
-            self.empty_long_log()?;
+            self.empty_long_log(bytes)?;
         }
         self.empty_log()?;
+        let log_pages = u32::try_from(bytes / LOG_PART / files::PAGE_BYTES).unwrap_or(u32::MAX);
+        let log_pages = log_pages.clamp(1, files::PAGES_PER_STEP);
         for _ in 0..STEPS_AT_ONCE {
-            if self.bytes_on_disk() <= bytes || !self.give_pages_back(0)? {
+            if self.bytes_on_disk() <= bytes || !self.give_pages_back(0, log_pages)? {
                 break;
             }
             self.empty_log()?;
@@ -48,15 +50,15 @@ impl TelemetryDb {
     pub(crate) fn shrink_some(&mut self, bytes: u64) -> Result<bool, StoreError> {
         if self.bytes_on_disk() > bytes - bytes / EASE_PART
             && self.bytes_in_use()? > bytes - bytes / EASE_PART
-            && self.give_up_some()?
+            && self.give_up_some(bytes)?
         {
-            self.empty_long_log()?;
+            self.empty_long_log(bytes)?;
             return Ok(true);
         }
         if self.tally.blocks_sent >= self.sent_kept() + SHED_STEP {
             return self.shed().map(|()| true);
         }
-        self.give_pages_back(files::FREE_PAGES_KEPT)
+        self.give_pages_back(files::FREE_PAGES_KEPT, files::PAGES_PER_STEP)
     }
 
     /// Copies the log into the file and cuts it, without waiting for anyone.
@@ -64,8 +66,8 @@ impl TelemetryDb {
         files::empty_log(&self.conn).map_err(io("copy the log into telemetry.db"))
     }
 
-    fn empty_long_log(&self) -> Result<(), StoreError> {
-        if files::log_bytes(&self.path) >= LOG_BYTES { self.empty_log() } else { Ok(()) }
+    fn empty_long_log(&self, bytes: u64) -> Result<(), StoreError> {
+        if files::log_bytes(&self.path) >= bytes / LOG_PART { self.empty_log() } else { Ok(()) }
     }
 
     /// Sent blocks that are kept: after a restart duplicates are known by them. A device closes about one a minute, so
@@ -98,8 +100,8 @@ impl TelemetryDb {
 
     /// Gives some of the free pages back, if there are more than `keep`. Without a flush of its own: nothing is lost
     /// if a power cut undoes it.
-    fn give_pages_back(&self, keep: u32) -> Result<bool, StoreError> {
+    fn give_pages_back(&self, keep: u32, most: u32) -> Result<bool, StoreError> {
         let lazily = self.conn.pragma_update(None, "synchronous", "NORMAL");
-        lazily.and_then(|()| files::give_back_some(&self.conn, keep)).map_err(io("give free pages back"))
+        lazily.and_then(|()| files::give_back_some(&self.conn, keep, most)).map_err(io("give free pages back"))
     }
 }

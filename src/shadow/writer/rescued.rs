@@ -3,6 +3,8 @@
 use super::super::device::Device;
 use super::super::rescue::backup::Outcome;
 use super::super::journal;
+use super::super::rescue::record;
+use super::super::words::io;
 use super::{StateFile, Writer};
 use crate::shadow::StoreError;
 
@@ -25,6 +27,14 @@ impl Writer {
         }
         let dirty = self.memory.devices.values().map(Device::id).cloned().collect::<Vec<_>>();
         self.memory.touched.extend(dirty);
+    }
+
+    /// Writes down what was damaged in the other file.
+    pub(super) fn note_rescued(&mut self) -> Result<(), StoreError> {
+        let Some(rescue) = self.samples.take_rescued() else { return Ok(()) };
+        let connection = self.state.begin(self.now, self.clock.now())?;
+        record::write(connection, &rescue).map_err(io("note what was damaged"))?;
+        self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
 
     /// One step of the hourly backup. A copy that fails its check means that the file itself is damaged.

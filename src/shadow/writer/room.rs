@@ -1,8 +1,9 @@
 //! Keeping both files small: the journal is pruned, sent blocks are shed, free pages given back, logs cut, and beyond
-//! the quota no more readings are taken.
+//! the quota the oldest readings are given up ([`super::super::telemetry`]); only if that is not enough, no more are
+//! taken.
 //!
-//! Every tick does one small step at most, so that nothing else waits long. Only at the quota as much is done as it
-//! takes.
+//! Every tick does one small step at most, so that nothing else waits long. Only at the quota a commit waits for more,
+//! and there for a bounded number of steps.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use super::{LAZY_WAIT, StateFile, Writer, savepoint};
 
 /// The journal is pruned this often.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
-/// Once full, readings are taken again when this part of the quota is free, so that it does not flicker.
+/// Room is made when less than this part of the quota is free: more than one commit takes. Once full, readings are
+/// taken again when so much is free, so that it does not flicker.
 const FREE_PART: u64 = 64;
 /// After so long without a commit, logs are copied into their files.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
@@ -65,23 +67,23 @@ impl Writer {
         pruned.map(drop)
     }
 
-    /// Sees to it that both files stay within the quota: the logs are emptied and sent blocks go; if that is not
-    /// enough, no more readings are taken until it is.
+    /// Sees to it that both files stay within the quota: a little before it is reached the logs are emptied and what
+    /// matters least is given up; if that is not enough, no more readings are taken until it is.
     pub(super) fn keep_room(&mut self) -> Result<(), StoreError> {
         let (quota, was_full) = (self.config.quota_bytes, self.samples.is_full());
-        let bound = if was_full { quota - quota / FREE_PART } else { quota };
+        let bound = quota - quota / FREE_PART;
         if !was_full && self.bytes_on_disk() <= bound {
             return Ok(());
         }
         let made = self.make_room(bound);
         let bytes = self.bytes_on_disk();
-        let full = bytes > bound;
+        let full = bytes > if was_full { bound } else { quota };
         self.samples.set_full(full);
         match (was_full, full) {
             (false, true) => tracing::warn!(
                 bytes,
                 quota,
-                "the store is full of readings not yet sent; no more telemetry is taken until some are"
+                "the store is full and nothing more may be given up; no more telemetry is taken until there is room"
             ),
             (true, false) => tracing::info!(bytes, quota, "the store takes telemetry again"),
             _ => {}
@@ -126,10 +128,11 @@ impl Writer {
         if self.chores.quiet.0 != commits {
             self.chores.quiet = (commits, self.now);
         }
-        let rest = self.config.quota_bytes.saturating_sub(files::bytes_with_log(self.state.path()));
+        let beside = rescue::bytes_beside(&self.config.state_dir);
+        let rest = self.config.quota_bytes.saturating_sub(files::bytes_with_log(self.state.path()) + beside);
         let telemetry = self.samples.shrink_some(rest);
         let state = self.state.between("give free pages of state.db back", |connection| {
-            files::give_back_some(connection, files::FREE_PAGES_KEPT)
+            files::give_back_some(connection, files::FREE_PAGES_KEPT, files::PAGES_PER_STEP)
         });
         let (shrunk, more) = (telemetry?, state?);
         if shrunk || more {

@@ -4,6 +4,7 @@ mod figures;
 #[cfg(feature = "suites")]
 mod measures;
 mod readings;
+mod mutations;
 mod reported;
 mod rescued;
 mod room;
@@ -11,10 +12,11 @@ mod room;
 use std::path::Path;
 use std::time::Duration;
 
-use floorgate_model::{AdminState, DeviceStatus, Profile, Reading, Readings, Reason, Timestamp};
+use floorgate_model::{AdminState, DeviceStatus, LossReason, Profile, Reading, Readings, Reason, Timestamp};
 use serde_json::{Map, json};
 
 use super::*;
+use crate::shadow::GapRecord;
 use crate::shadow::report::{Answer, AnswerStatus, StateReport, TelemetryReport};
 
 const T0: i64 = 1_795_341_600_000;

@@ -25,7 +25,7 @@ async fn lived_in(folder: &Path) -> Store {
 }
 
 /// Lets the first backup be taken and put in place.
-async fn backed_up(store: &Store, folder: &Path) {
+pub(super) async fn backed_up(store: &Store, folder: &Path) {
     tokio::time::advance(Duration::from_secs(11)).await;
     let started = Instant::now();
     while !folder.join("state.db.backup").exists() {

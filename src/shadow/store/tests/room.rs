@@ -1,4 +1,4 @@
-//! The quota, and that files shrink again.
+//! The quota, what is given up for it, and that files shrink again.
 
 use super::*;
 
@@ -6,9 +6,9 @@ use super::*;
 const TINY: u64 = 400 * 1024;
 
 /// A reading that packs badly, so that a small file is soon full.
-fn odd(n: i64) -> FloorReport {
+fn odd(n: i64, metrics: i64) -> FloorReport {
     let FloorReport::Telemetry(mut report) = sample("A", n * 1_000, 0.0) else { panic!("a sample is telemetry") };
-    for k in 0..12 {
+    for k in 0..metrics {
         let value = f64::from(i32::try_from((n * 7_919 + k * 104_729) % 1_000_003).unwrap()) / 7.0;
         report.readings.insert(&format!("m{k}"), Reading::new(value).unwrap()).unwrap();
     }
@@ -18,9 +18,13 @@ fn odd(n: i64) -> FloorReport {
 
 /// Submits and takes what comes back; one full batch at a time.
 async fn twenty(store: &Store, from: i64) -> Vec<Result<Taken, StoreError>> {
+    twenty_of(store, from, 12).await
+}
+
+async fn twenty_of(store: &Store, from: i64, metrics: i64) -> Vec<Result<Taken, StoreError>> {
     let mut receipts = Vec::new();
     for n in from..from + 20 {
-        receipts.push(store.submit(odd(n)).await.unwrap());
+        receipts.push(store.submit(odd(n, metrics)).await.unwrap());
     }
     let mut answers = Vec::new();
     for receipt in receipts {
@@ -34,7 +38,8 @@ async fn second(store: &Store) {
     store.tick().await.unwrap();
 }
 
-/// Fills it with readings that nobody fetches; answers how many were acknowledged.
+/// Fills it with readings that are all on their way to the table, which never answers, so that none may be given up;
+/// answers how many were acknowledged.
 async fn fill(store: &Store) -> i64 {
     for round in 0..1_000 {
         let answers = twenty(store, round * 20).await;
@@ -45,12 +50,13 @@ async fn fill(store: &Store) -> i64 {
             return round * 20 + i64::try_from(taken).unwrap();
         }
         second(store).await;
+        store.peek_blocks(10_000).await.unwrap();
     }
     panic!("it was never full");
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_the_quota_no_reading_is_acknowledged_and_everything_else_goes_on() {
+async fn when_nothing_more_may_be_given_up_no_reading_is_acknowledged_and_everything_else_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let config = Config { quota_bytes: TINY, ..config(folder.path()) };
     let store = Store::open(config, clock()).unwrap();
@@ -58,7 +64,8 @@ async fn beyond_the_quota_no_reading_is_acknowledged_and_everything_else_goes_on
     let acknowledged = fill(&store).await;
     let stats = store.stats().await.unwrap();
     assert!(stats.full && stats.store_failures > 0);
-    assert_eq!(stats.samples_open + stats.samples_waiting, u64::try_from(acknowledged).unwrap());
+    assert_eq!(stats.ledger.accepted, u64::try_from(acknowledged).unwrap());
+    assert!(stats.ledger.balances() && stats.ledger.stored == stats.samples_open + stats.samples_waiting);
     assert!(stats.bytes_on_disk <= TINY + TINY / 4, "{}", stats.bytes_on_disk);
 
     let c1 = CommandId::new("c1").unwrap();
@@ -82,13 +89,14 @@ async fn once_the_table_has_some_readings_are_taken_again_and_none_is_lost_or_do
     let config = Config { quota_bytes: TINY, ..config(folder.path()) };
     let store = Store::open(config, clock()).unwrap();
     let acknowledged = fill(&store).await;
-    let (mut sent, mut next) = (0, acknowledged);
+    let (mut sent, mut missing, mut next) = (0, 0, acknowledged);
     loop {
         let blocks = store.peek_blocks(25).await.unwrap();
         if blocks.is_empty() {
             break;
         }
         sent += blocks.iter().map(|block| block.offsets_ms.len()).sum::<usize>();
+        missing += blocks.iter().filter_map(|block| Some(block.gap.as_ref()?.lost)).sum::<u64>();
         store.confirm_blocks(blocks.iter().map(|block| block.id).collect()).await.unwrap();
         second(&store).await;
     }
@@ -99,8 +107,95 @@ async fn once_the_table_has_some_readings_are_taken_again_and_none_is_lost_or_do
         second(&store).await;
     }
     let stats = store.stats().await.unwrap();
-    let all = u64::try_from(sent).unwrap() + stats.samples_waiting + stats.samples_open;
+    let all = u64::try_from(sent).unwrap() + missing + stats.samples_waiting + stats.samples_open;
     assert_eq!(all, u64::try_from(next).unwrap());
+    assert_eq!((stats.ledger.delivered, stats.ledger.lost.total()), (u64::try_from(sent).unwrap(), missing));
+}
+
+fn all_bytes(folder: &Path) -> u64 {
+    let files = ["state.db", "state.db-wal", "telemetry.db", "telemetry.db-wal"];
+    files.iter().filter_map(|name| std::fs::metadata(folder.join(name)).ok()).map(|file| file.len()).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_quota_readings_are_still_taken_and_the_oldest_are_thinned_and_declared() {
+    const QUOTA: u64 = 4 * 1024 * 1024;
+    const ROUNDS: i64 = 900;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(Config { quota_bytes: QUOTA, ..config(folder.path()) }, clock()).unwrap();
+    let mut most = 0;
+    for round in 0..ROUNDS {
+        let answers = twenty_of(&store, round * 20, 40).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Ok(Taken::Stored))), "round {round}: {answers:?}");
+        most = most.max(all_bytes(folder.path()));
+        second(&store).await;
+        let stats = store.stats().await.unwrap();
+        assert!(stats.ledger.balances() && !stats.full, "{stats:?}");
+        assert_eq!(stats.ledger.stored, stats.samples_open + stats.samples_waiting);
+    }
+    println!("at most {most} bytes on disk of {QUOTA}");
+    assert!(most <= QUOTA + QUOTA / 100, "{most}");
+    let view = store.device(&id("A")).await.unwrap().unwrap();
+    let accepted = u64::try_from(ROUNDS * 20).unwrap();
+    assert_eq!((view.ledger.accepted, view.ledger.delivered), (accepted, 0));
+    assert!(view.ledger.lost.of(LossReason::Thinned) > 1_000 && view.ledger.stored > 1_000, "{:?}", view.ledger);
+
+    // Everything goes up: what is left and what is missing make up what was accepted.
+    let (mut delivered, mut lost, mut newest) = (0, 0, Timestamp::from_millis(0));
+    tokio::time::advance(Duration::from_secs(61)).await;
+    store.tick().await.unwrap();
+    loop {
+        let blocks = store.peek_blocks(100).await.unwrap();
+        if blocks.is_empty() {
+            break;
+        }
+        for block in &blocks {
+            delivered += block.offsets_ms.len() as u64;
+            newest = newest.max(block.first);
+            if let Some(gap) = &block.gap {
+                assert!(gap.to < newest || delivered == 0, "what is thinned is older than what is not");
+                assert_eq!((gap.from, gap.reason), (block.first, LossReason::Thinned));
+                assert_eq!(gap.summary["m3"].count, gap.lost);
+                lost += gap.lost;
+            }
+        }
+        store.confirm_blocks(blocks.iter().map(|block| block.id).collect()).await.unwrap();
+    }
+    assert_eq!(delivered + lost, accepted);
+    let ledger = store.stats().await.unwrap().ledger;
+    assert_eq!((ledger.delivered, ledger.stored, ledger.lost.total()), (delivered, 0, lost));
+}
+
+#[tokio::test(start_paused = true)]
+async fn readings_that_were_never_stored_are_accepted_and_lost_and_the_table_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    take(&store, sample("A", 0, 140.0)).await;
+    let loss = |device: &str, from: i64, to: i64, count| Loss {
+        device_id: id(device),
+        from: Timestamp::from_millis(T0 + from),
+        to: Timestamp::from_millis(T0 + to),
+        count,
+        reason: LossReason::RateLimited,
+    };
+    let losses = vec![loss("A", 10, 500, 7), loss("B", 20, 30, 2), loss("A", 600, 900, 3), loss("X", 0, 1, 9)];
+    store.declare_lost(losses).await.unwrap();
+    let again = open_killed(&store, folder.path());
+    for store in [&store, &again] {
+        let ledger = store.device(&id("A")).await.unwrap().unwrap().ledger;
+        assert_eq!((ledger.accepted, ledger.stored, ledger.lost.of(LossReason::RateLimited)), (11, 1, 10));
+        let stats = store.stats().await.unwrap();
+        assert_eq!((stats.ledger.accepted, stats.ledger.lost.total(), stats.gaps_waiting), (13, 12, 2));
+    }
+    let told = again.peek_blocks(10).await.unwrap();
+    let gaps: Vec<_> = told.iter().filter_map(|block| Some((block.device_id.as_str(), block.gap.as_ref()?))).collect();
+    let span = |gap: &GapRecord| (gap.from.as_millis() - T0, gap.to.as_millis() - T0, gap.lost);
+    let spans: Vec<_> = gaps.iter().map(|(device, gap)| (*device, span(gap))).collect();
+    assert_eq!(spans, [("A", (10, 900, 10)), ("B", (20, 30, 2))]);
+}
+
+fn open_killed(_alive: &Store, folder: &Path) -> Store {
+    Store::open(config(killed(folder).keep().as_path()), clock()).unwrap()
 }
 
 fn file_bytes(folder: &Path) -> u64 {
