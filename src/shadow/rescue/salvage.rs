@@ -130,7 +130,7 @@ type Write<'a> = dyn FnMut(&[Value]) -> rusqlite::Result<bool> + 'a;
 enum Walk {
     /// At its end.
     Done,
-    /// Behind this key (`None`: before the first) something cannot be read.
+    /// Behind this key, the last that was read (`None`: none was), something cannot be read.
     Stopped(Option<Value>),
 }
 
@@ -144,20 +144,19 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn all(&mut self, write: &mut Write<'_>) -> rusqlite::Result<()> {
-        // How far to look ahead: more each time the walk stops where it began, though a look there succeeded.
+        // How far to look ahead: more each time a walk reads nothing, though a look there succeeded.
         let (mut from, mut skip) = (None, 0_i64);
         loop {
-            let Walk::Stopped(last) = self.walk(from.as_ref(), false, write)? else { return Ok(()) };
+            let Walk::Stopped(last) = self.walk(from, false, write)? else { return Ok(()) };
             self.copied.holes += 1;
-            skip = if last == from { skip.saturating_mul(2).saturating_add(1) } else { 0 };
-            let behind = match &last {
-                Some(Value::Integer(key)) => self.behind(key.saturating_add(skip)),
-                None => self.behind(skip),
-                Some(_) => None,
+            skip = if last.is_none() && from.is_some() { skip.saturating_mul(2).saturating_add(1) } else { 0 };
+            let behind = match (&last, from) {
+                (Some(Value::Integer(key)), _) => self.behind(*key),
+                (None, from) => self.behind(from.unwrap_or(0).saturating_add(skip)),
+                (Some(_), _) => None,
             };
             match behind {
-                // Exclusive, as `walk` takes it.
-                Some(key) => from = Some(Value::Integer(key - 1)),
+                Some(key) => from = Some(key),
                 None => {
                     // Whatever lies at the other end; what is there already stays.
                     self.walk(None, true, write)?;
@@ -167,12 +166,13 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads on from behind a key, or all from the end backwards.
-    fn walk(&mut self, from: Option<&Value>, backwards: bool, write: &mut Write<'_>) -> rusqlite::Result<Walk> {
+    /// Reads on from a key, or all from the end backwards.
+    fn walk(&mut self, from: Option<i64>, backwards: bool, write: &mut Write<'_>) -> rusqlite::Result<Walk> {
+        // From the key itself on: to look for what is greater would begin in the page before.
         let (condition, order) = (if from.is_some() { "WHERE" } else { "WHERE ?1 IS NULL OR" }, if backwards { "DESC" } else { "" });
         let (select, key) = (&self.select, self.key);
-        let text = format!("{select} {condition} {key} > ?1 ORDER BY {key} {order}");
-        let mut last = from.cloned();
+        let text = format!("{select} {condition} {key} >= ?1 ORDER BY {key} {order}");
+        let mut last = None;
         let stopped = |last| Ok(Walk::Stopped(last));
         let Ok(mut statement) = self.source.prepare(&text) else { return stopped(last) };
         let width = statement.column_count();

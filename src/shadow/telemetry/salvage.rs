@@ -91,7 +91,10 @@ fn gather(path: &Path, new: &Path) -> rusqlite::Result<Gathered> {
     salvage::begin(&target)?;
     let mut copied = BTreeMap::new();
     if let Ok(source) = salvage::open_source(path) {
-        for table in salvage::tables(&target)? {
+        let mut tables = salvage::tables(&target)?;
+        // Names before devices, for which a trigger notes them again.
+        tables.sort_by_key(|table| table.name != "name");
+        for table in tables {
             copied.insert(table.name.clone(), salvage::copy(&source, &target, &table.name, &table.key)?);
         }
     }

@@ -50,12 +50,16 @@ async fn before() -> Before {
         store.claim(&device, &command).await.unwrap().unwrap();
         store.finish(&device, &command, ending(ExecutionStatus::Succeeded, None)).await.unwrap().unwrap();
         executed.push(name);
+        let mut receipts = Vec::new();
         for step in 0..20 {
             let n = i64::try_from(n).unwrap() * 70_000 + step * 3_000;
             for device in ["A", "B"] {
                 let value = f64::from(u32::try_from(step).unwrap()) * 1.7 + 140.0;
-                store.submit(sample(device, n, value)).await.unwrap().await.unwrap().unwrap();
+                receipts.push(store.submit(sample(device, n, value)).await.unwrap());
             }
+        }
+        for receipt in receipts {
+            receipt.await.unwrap().unwrap();
         }
         tokio::time::advance(Duration::from_secs(61)).await;
         store.tick().await.unwrap();
@@ -241,7 +245,8 @@ async fn survives(before: &Before, seed: u64) -> (bool, Damage) {
         assert_eq!(samples, before.samples, "{about}");
     }
     if let Some(most) = damage.page.and_then(|page| costs(origin, page)) {
-        assert!(samples + most >= before.samples, "{about}: {samples} of {} left, {most} may go", before.samples);
+        let told = store.rescues().await.unwrap();
+        assert!(samples + most >= before.samples, "{about}: {samples} of {} left, {most} may go; {told:?}", before.samples);
     }
     for view in store.devices().await.unwrap() {
         assert!(view.ledger.balances(), "{about}: {:?}", view.ledger);
