@@ -8,11 +8,16 @@
 //!   everything else commits at once, but for confirmations, which wait up to 1 s (5 s for blocks) for company: they
 //!   may be repeated after a crash.
 //! * Two files: `state.db` (devices, journal, outbox: small, precious) and `telemetry.db` (samples and blocks: large,
-//!   expendable). Loss or damage of the second costs history alone: a damaged `telemetry.db` is moved aside at start
-//!   and an empty one begun; a damaged `state.db` is an error, because it says which commands have run.
-//! * Both files with their logs stay within the quota, but for the commit that reaches it. Sent blocks go first; when
-//!   only unsent ones are left, readings are refused ([`StoreError::Full`], [`StoreStats::full`]) and stay with their
-//!   senders, everything else goes on, and a second after space returns readings are taken again.
+//!   expendable). One file's damage is not the other's, and neither keeps the store from opening: what can be read is
+//!   put into a new file, what cannot is told and declared, and commands are inhibited while the journal is in doubt
+//!   ([`rescue`]).
+//! * Both files with their logs stay within 1.01 times the quota. Sent blocks go first, then the oldest unsent readings
+//!   are thinned to minimum, maximum, mean and count, then dropped; results, states and the journal never. Only when
+//!   nothing may be given up any more are readings refused ([`StoreError::Full`], [`StoreStats::full`]) and stay with
+//!   their senders; everything else goes on, and a second after space returns readings are taken again.
+//! * Every reading is accounted for, per device: `accepted = delivered + stored + lost` ([`DeviceView::ledger`],
+//!   [`StoreStats::ledger`]), and every loss is a gap record on its way to the history table. A copy of the ledgers in
+//!   `state.db`, at most 30 s old, lets the loss of `telemetry.db` itself be counted and declared.
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
 //! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
 //!   256 reports of a device changes nothing.
@@ -20,8 +25,8 @@
 //!
 //! # What it does not do
 //!
-//! It knows no topic, no cloud and no driver, starts no retries and decides about no command. It repairs no file, and
-//! damage that shows only while it runs is an error until the next start.
+//! It knows no topic, no cloud and no driver, starts no retries and decides about no command. Damage that
+//! shows while it runs costs the requests of that moment; a second later the file is rebuilt.
 
 mod answers;
 mod commands;

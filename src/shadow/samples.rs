@@ -306,6 +306,11 @@ impl Samples {
         here.and_then(Result::ok).unwrap_or_else(known)
     }
 
+    /// How many readings the quota has cost since the file was made.
+    pub(super) fn given_up(&self) -> u64 {
+        self.db.as_ref().map_or(0, TelemetryDb::given_up)
+    }
+
     /// The ledgers as the file has them, or had them when it broke; for the copy in `state.db`.
     pub(super) fn known_ledgers(&self) -> BTreeMap<DeviceId, KnownLedger> {
         self.db.as_ref().map_or_else(|| self.known.clone(), TelemetryDb::known_ledgers)

@@ -175,6 +175,42 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_record_has_no_samples_and_says_what_is_missing() {
+        let at = |seconds: i64| floorgate_model::Timestamp::from_millis(1_795_341_600_000 + seconds * 1_000);
+        let figure = |value| Reading::new(value).unwrap();
+        let figures = MetricSummary { min: figure(1.5), max: figure(9.0), mean: figure(4.25), count: 240 };
+        let record = GapRecord {
+            from: at(0),
+            to: at(3_600),
+            lost: 240,
+            reason: floorgate_model::LossReason::Thinned,
+            summary: [("pressure_psi".to_owned(), figures)].into(),
+        };
+        let told = HistoryBlock {
+            id: 7,
+            device_id: DeviceId::new("S1").unwrap(),
+            first: at(0),
+            offsets_ms: Vec::new(),
+            readings: BTreeMap::new(),
+            expires_at: at(7_200),
+            gap: Some(record),
+        };
+        let gateway = GatewayId::new("GW").unwrap();
+        let item = block(&told, &gateway);
+        assert_eq!(item["timestamp"], text("2026-11-22T10:00:00.000Z"));
+        assert_eq!((&item["from"], &item["end"]), (&item["timestamp"], &text("2026-11-22T11:00:00.000Z")));
+        assert_eq!((&item["count"], &item["lost"], &item["reason"]), (&number(0), &number(240), &text("thinned")));
+        assert_eq!((&item["gateway_id"], &item["expires_at"]), (&text("GW"), &number(1_795_348_800)));
+        let summary = map(&map(&item["summary"])["pressure_psi"]);
+        assert_eq!((&summary["min"], &summary["max"]), (&number("1.5"), &number(9)));
+        assert_eq!((&summary["mean"], &summary["count"]), (&number("4.25"), &number(240)));
+        assert!(!item.contains_key("readings") && !item.contains_key("offsets_ms"));
+        let mut bare = told;
+        bare.gap.as_mut().unwrap().summary.clear();
+        assert!(!block(&bare, &gateway).contains_key("summary"));
+    }
+
+    #[test]
     fn what_dynamodb_would_refuse_is_kept_as_text() {
         let mut deep = json!("bottom");
         for _ in 0..60 {

@@ -144,7 +144,21 @@ fn store(stats: &Value) -> String {
             text.push_str(&format!(", {} {words}", figure(name)));
         }
     }
+    text.push_str(&lost(stats));
     text
+}
+
+/// Readings lost, with the reasons; nothing if there are none.
+fn lost(stats: &Value) -> String {
+    let counts = stats.pointer("/ledger/lost").and_then(Value::as_object);
+    let reasons: Vec<(&String, u64)> =
+        counts.into_iter().flatten().filter_map(|(reason, count)| Some((reason, count.as_u64()?))).collect();
+    if reasons.is_empty() {
+        return String::new();
+    }
+    let total: u64 = reasons.iter().map(|(_, count)| count).sum();
+    let reasons: Vec<_> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    format!(", {total} readings LOST ({})", reasons.join(", "))
 }
 
 pub(super) fn devices(devices: &[DeviceReport], now: Timestamp) -> String {

@@ -185,6 +185,14 @@ impl TelemetryDb {
         self.tracks.iter().map(known).collect()
     }
 
+    /// How many readings the quota has cost since the file was made.
+    pub(crate) fn given_up(&self) -> u64 {
+        let of = |account: &Account| {
+            account.ledger.lost.of(LossReason::Thinned).saturating_add(account.ledger.lost.of(LossReason::Quota))
+        };
+        self.accounts.values().map(of).fold(0, u64::saturating_add)
+    }
+
     /// The account with the samples of the journal, but not those that are only staged.
     fn committed(&self, device: &DeviceId, track: &Track) -> Account {
         let mut account = self.accounts.get(&track.row).copied().unwrap_or_default();
@@ -224,7 +232,6 @@ pub(super) fn count(number: i64) -> u64 {
 /// Counts everything anew from the rows: for a file that was put together from what could be saved of another. What
 /// was delivered and shed, and what was lost, is not in the rows; [`TelemetryDb::reconcile`] brings it back from the
 /// copy in `state.db`. Every block that waits counts as handed out, because nobody knows any more whether it was.
-#[cfg_attr(not(test), allow(dead_code, reason = "for putting right the books of a salvaged file"))]
 pub(crate) fn rebuild(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "DELETE FROM ledger;

@@ -51,6 +51,11 @@ impl TelemetryDb {
             || self.coarsen(i64::MAX, false)?)
     }
 
+    #[cfg(test)]
+    pub(super) fn thin_one(&mut self) -> bool {
+        self.thin(0).unwrap()
+    }
+
     /// Makes gap records of the oldest blocks that were never handed out.
     fn thin(&mut self, bytes: u64) -> Result<bool, StoreError> {
         let step = (bytes / QUOTA_PER_BLOCK).clamp(1, STEP);

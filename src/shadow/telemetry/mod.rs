@@ -6,7 +6,17 @@
 //!   it is in exactly one block, whatever happens in between.
 //! * A commit that fails leaves nothing behind, neither in the file nor in memory: not the sample, not the memory of
 //!   having seen it, not its time. Its sender sends it again and it is taken as if for the first time.
-//! * A closed block never changes. Its key (device, time of its first sample) is its own among all blocks kept here.
+//! * A closed block never changes. Its key (device, time of its first sample) is its own among all blocks and gap
+//!   records kept here.
+//! * For every device, at every instant, `accepted = delivered + stored + lost` ([`books`]): accepted are the samples
+//!   that were committed and not folded, and those declared lost without having been stored ([`declare`]); delivered
+//!   those whose block was confirmed; stored those in the journal, in blocks that wait or are parked; lost those given
+//!   up, by reason. The books change in the transaction that moves the samples. A retained report is no sample: it is
+//!   shown, never accepted.
+//! * Every loss is a gap record ([`gap`]) that goes the way of a block to the history table. Their number is bounded:
+//!   a device and reason has one an hour, and when the quota asks for it one in all.
+//! * What may be in the table, because it was handed out ([`offer`]), is never given up, changed or overwritten by a
+//!   gap record, so nothing is both delivered and declared lost, across kills and power cuts.
 //! * A report equal to one of the last 256 of its device is folded ([`dedup`]); after a restart, as far as their
 //!   blocks are still kept: sent ones are shed beyond 256 a device, and sooner if the quota asks for it.
 //! * At 20 messages a second of 50 devices and a commit a second, the block device gets at most 600 bytes a message;
@@ -18,6 +28,8 @@
 //! * `block`: one row a closed block, waiting or sent ([`body`]); `parked`: those that the table refused.
 //! * `device`: one row a device: its newest time, and where the chain of its blocks begins. Blocks have no index by
 //!   device, because closing the blocks of 50 devices would change 50 of its pages; the chain costs one page.
+//! * `ledger`: one row a device, its account. `gap`: gap records, waiting, sent or refused. `offered`: the numbers of
+//!   blocks and gap records that were handed out.
 //! * `tally`: counts that would be too dear to take.
 //!
 //! A sample is first in the journal and in its device's open block in memory. A block is closed 60 s after it was
@@ -28,8 +40,12 @@
 //!
 //! # What it does not do
 //!
-//! It owns no thread and no clock; the writer calls it, one call at a time. It never drops a sample that the table does
-//! not have, even beyond the quota: there the writer stops taking ([`StoreError::Full`]).
+//! It owns no thread and no clock; the writer calls it, one call at a time. It gives nothing up by itself: the writer
+//! asks for room ([`give_up`] says in which order it is made), and stops taking ([`StoreError::Full`]) when there is
+//! nothing left to give.
+//!
+//! It knows the keys of blocks as long as it keeps their rows. A late sample that names, to the millisecond, the first
+//! time of a block that was sent *and* shed begins a block under the same key, and its item replaces the older one.
 
 mod body;
 mod books;

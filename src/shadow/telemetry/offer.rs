@@ -34,6 +34,11 @@ impl Offered {
         self.0.contains(&id)
     }
 
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = i64> + '_ {
+        self.0.iter().copied()
+    }
+
     pub(super) fn forget<'a>(&mut self, ids: impl IntoIterator<Item = &'a i64>) {
         for id in ids {
             self.0.remove(id);

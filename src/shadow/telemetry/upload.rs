@@ -27,12 +27,12 @@ impl TelemetryDb {
         Ok(blocks)
     }
 
-    fn waiting_gaps(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+    pub(super) fn waiting_gaps(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         let waiting = gap::waiting(&self.conn, limit).map_err(io("read waiting gap records"))?;
         Ok(waiting.into_iter().filter_map(|gap| self.gap_record(gap)).collect())
     }
 
-    fn waiting_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+    pub(super) fn waiting_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         loop {
             let waiting = rows::waiting(&self.conn, limit).map_err(io("read waiting blocks"))?;
             let mut blocks = Vec::with_capacity(waiting.len());

@@ -18,6 +18,8 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 const FREE_PART: u64 = 64;
 /// After so long without a commit, logs are copied into their files.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// That readings are given up is told this often.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// Logs smaller than this are left to SQLite, which copies them now and then: a page that changes often is then copied
 /// once.
 const LOG_WORTH_COPYING: u64 = 1024 * 1024;
@@ -30,11 +32,13 @@ pub(super) struct Chores {
     quiet: (u64, Instant),
     /// Pages were given back that the files still have.
     shrunk: bool,
+    /// How many readings were given up for the quota when it was told last, and when that was.
+    given_up: Option<(u64, Instant)>,
 }
 
 impl Chores {
     pub(super) fn new(now: Instant) -> Self {
-        Self { pruned_at: now, quiet: (0, now), shrunk: false }
+        Self { pruned_at: now, quiet: (0, now), shrunk: false, given_up: None }
     }
 }
 
@@ -48,7 +52,26 @@ impl Writer {
         }
         let kept = self.keep_room();
         let shrunk = self.shrink_some();
+        self.tell_given_up();
         outcome.and(kept).and(shrunk)
+    }
+
+    /// Says at most once in [`TELL_INTERVAL`] that readings are given up.
+    fn tell_given_up(&mut self) {
+        let given_up = self.samples.given_up();
+        let Some((told, at)) = self.chores.given_up else {
+            // What was lost before this start was told then.
+            self.chores.given_up = Some((given_up, self.now.checked_sub(TELL_INTERVAL).unwrap_or(self.now)));
+            return;
+        };
+        if given_up > told && self.now.saturating_duration_since(at) >= TELL_INTERVAL {
+            self.chores.given_up = Some((given_up, self.now));
+            tracing::warn!(
+                readings = given_up - told,
+                quota = self.config.quota_bytes,
+                "the quota is used up: the oldest readings that were not sent are given up, and declared lost"
+            );
+        }
     }
 
     fn prune(&mut self) -> Result<(), StoreError> {

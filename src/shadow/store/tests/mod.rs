@@ -3,6 +3,7 @@ mod failures;
 mod figures;
 #[cfg(feature = "suites")]
 mod measures;
+mod model;
 mod readings;
 mod mutations;
 mod reported;

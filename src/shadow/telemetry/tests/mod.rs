@@ -1,6 +1,7 @@
 //! The whole of `telemetry.db` on real files: promises, figures, and a model that cannot lose anything.
 
 mod figures;
+mod giving_up;
 mod lifecycle;
 #[cfg(feature = "suites")]
 mod measures;
