@@ -112,8 +112,16 @@ pub type Rule = fn(&Judged<'_>) -> Option<Refusal>;
 
 /// The rules in their order. **This is the place for more**: inhibit and quarantine before the device's state,
 /// cool-downs, budgets, interlocks and approval after it; the dry run stays last.
-pub const RULES: &[Rule] =
-    &[journal_is_whole, ours, clock_is_trusted, not_from_the_future, not_expired, in_service, reachable, meant_seriously];
+pub const RULES: &[Rule] = &[
+    journal_is_whole,
+    ours,
+    clock_is_trusted,
+    not_from_the_future,
+    not_expired,
+    in_service,
+    reachable,
+    meant_seriously,
+];
 
 /// Decides; see the module for the order of the checks.
 #[must_use]

@@ -12,8 +12,8 @@ use super::floor::FloorSide;
 use crate::command::{Admitted, Source};
 use crate::config::Config;
 use crate::control::{
-    BoxFuture, ControlError, ControlService, DeviceReport, ErrorCode, InhibitionReport, LinkReport, LinkState, Query, Reply,
-    StatusReport, SyncReport,
+    BoxFuture, ControlError, ControlService, DeviceReport, ErrorCode, InhibitionReport, LinkReport, LinkState, Query,
+    Reply, StatusReport, SyncReport,
 };
 use crate::mqtt;
 use crate::shadow::StoreError;

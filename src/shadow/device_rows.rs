@@ -9,8 +9,8 @@ use super::device::{Device, Remembered};
 use super::terms::StoreError;
 use super::view::DeviceView;
 use super::words::{
-    if_readable, io, opt_json, opt_time, read_count, read_opt_json, read_opt_time, read_opt_word, read_readings, read_time,
-    read_word, readings_json, signed,
+    if_readable, io, opt_json, opt_time, read_count, read_opt_json, read_opt_time, read_opt_word, read_readings,
+    read_time, read_word, readings_json, signed,
 };
 
 const COLUMNS: &str = "device_id, device_type, location, registered_at, observed, status, status_reason, \

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use floorgate_model::Timestamp;
 use rusqlite::Connection;
 
+use super::rescue::Rescue;
 use super::rescue::life::{self, Life};
 use super::rescue::state::{self, Opened};
 use super::rescue::witness::Witness;
-use super::rescue::Rescue;
 use super::schema::STATE_FILE;
 use super::terms::{Config, StoreError};
 use super::words::io;

@@ -11,10 +11,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::journal;
 use super::report::FloorReport;
 use super::request::{Ask, Kind, Pace, Request};
+use super::rescue::{self, InhibitionWatch, Rescue};
 use super::turn::Turn;
 use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, StoreStats};
 use super::writer::Writer;
-use super::rescue::{self, InhibitionWatch, Rescue};
 use super::{outbox, sessions};
 use crate::clock::Clock;
 

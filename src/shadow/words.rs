@@ -1,8 +1,8 @@
 //! How values are spelt in SQLite: times as milliseconds, vocabularies as their words, structures as JSON.
 
 use floorgate_model::{Reading, Readings, Timestamp};
-use rusqlite::{ErrorCode, Row};
 use rusqlite::types::Type;
+use rusqlite::{ErrorCode, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -118,7 +118,8 @@ pub(super) fn if_readable<T>(row: rusqlite::Result<T>, what: &str) -> rusqlite::
     match row {
         Ok(row) => Ok(Some(row)),
         Err(
-            cause @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
+            cause
+            @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
         ) => {
             tracing::warn!(what, %cause, "a row of state.db cannot be read; it is left out");
             Ok(None)

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::cli::table::Table;
 use crate::cli::words;
-use crate::shadow::rescue::Rescue;
 use crate::control::{DeviceReport, LinkReport, LinkState, StatusReport, SyncReport};
+use crate::shadow::rescue::Rescue;
 
 /// Unattached ids that are named; of more only the number is.
 const PENDING_SHOWN: usize = 8;
@@ -61,8 +61,11 @@ fn commands_open(report: &StatusReport) -> String {
 }
 
 fn damaged(rescue: &Rescue, now: Timestamp) -> String {
-    let items = |map: &BTreeMap<String, u64>| map.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " "))).collect::<Vec<_>>();
-    let mut text = format!("{}, {} ago: {}; {}", rescue.file, words::duration(now.since(rescue.at)), rescue.cause, rescue.outcome);
+    let items = |map: &BTreeMap<String, u64>| {
+        map.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " "))).collect::<Vec<_>>()
+    };
+    let mut text =
+        format!("{}, {} ago: {}; {}", rescue.file, words::duration(now.since(rescue.at)), rescue.cause, rescue.outcome);
     for (word, map) in [("saved", &rescue.saved), ("lost", &rescue.lost)] {
         text.push_str(&list(&format!("; {word}: "), items(map).into_iter()));
     }

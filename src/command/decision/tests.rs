@@ -379,7 +379,10 @@ fn while_the_journal_is_in_doubt_nothing_runs_but_an_operators_overlay() {
         case.source = source;
         assert_eq!(case.reason(), (!passes).then_some(Reason::Inhibited), "{command} {source:?}");
         if let Decision::Refuse(refusal) = case.decide() {
-            assert!(refusal.message.contains("for 3000 s more") && refusal.message.contains("was damaged"), "{refusal:?}");
+            assert!(
+                refusal.message.contains("for 3000 s more") && refusal.message.contains("was damaged"),
+                "{refusal:?}"
+            );
         }
     }
 }

@@ -71,8 +71,13 @@ fn move_to(path: &Path, aside: &Path) -> std::io::Result<()> {
     // The log first: one that stayed would be taken for the new file's.
     for companion in COMPANIONS {
         let from = beside(path, companion);
-        let moved =
-            if companion == "-shm" { std::fs::remove_file(&from) } else { std::fs::rename(&from, beside(aside, companion)) };
+        // An empty log is none.
+        let empty = std::fs::metadata(&from).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
+        let moved = if companion == "-shm" || empty {
+            std::fs::remove_file(&from)
+        } else {
+            std::fs::rename(&from, beside(aside, companion))
+        };
         match moved {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(cause),
             _ => {}
@@ -120,9 +125,9 @@ pub(in crate::shadow) fn copies(path: &Path) -> Vec<PathBuf> {
     let prefix = format!("{}{INFIX}", name.to_string_lossy());
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let is_copy = |path: &PathBuf| {
-        path.file_name().map(|name| name.to_string_lossy()).is_some_and(|name| {
-            name.starts_with(&prefix) && !COMPANIONS.iter().any(|suffix| name.ends_with(suffix))
-        })
+        path.file_name()
+            .map(|name| name.to_string_lossy())
+            .is_some_and(|name| name.starts_with(&prefix) && !COMPANIONS.iter().any(|suffix| name.ends_with(suffix)))
     };
     let mut copies: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_copy).collect();
     // The date makes the order.

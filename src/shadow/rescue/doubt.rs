@@ -12,8 +12,7 @@ use tokio::sync::watch;
 
 /// From a doubt about the journal until no command from before can still be alive: the longest life, begun by a
 /// sender whose clock runs ahead as far as is allowed.
-pub const INHIBITED_FOR: Duration =
-    Duration::from_secs(LIFETIME_MAX.as_secs() + CLOCK_AHEAD_MAX.as_secs());
+pub const INHIBITED_FOR: Duration = Duration::from_secs(LIFETIME_MAX.as_secs() + CLOCK_AHEAD_MAX.as_secs());
 
 /// Commands are inhibited: the gateway cannot be sure to know all that it was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

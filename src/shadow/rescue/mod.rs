@@ -48,7 +48,6 @@ pub use record::Rescue;
 
 /// Bytes of what lies beside the two files: backups, and damaged copies.
 pub(in crate::shadow) fn bytes_beside(folder: &Path) -> u64 {
-    let (state, telemetry) =
-        (folder.join(super::schema::STATE_FILE), folder.join(super::samples::TELEMETRY_FILE));
+    let (state, telemetry) = (folder.join(super::schema::STATE_FILE), folder.join(super::samples::TELEMETRY_FILE));
     backup::bytes(&state) + aside::bytes(&state) + aside::bytes(&telemetry)
 }

@@ -47,7 +47,12 @@ pub(in crate::shadow) fn open_source(path: &Path) -> rusqlite::Result<Connection
 ///
 /// # Errors
 /// The target cannot be written.
-pub(in crate::shadow) fn copy(source: &Connection, target: &Connection, table: &str, key: &str) -> rusqlite::Result<Copied> {
+pub(in crate::shadow) fn copy(
+    source: &Connection,
+    target: &Connection,
+    table: &str,
+    key: &str,
+) -> rusqlite::Result<Copied> {
     let wanted = columns(target, table)?;
     let found = columns(source, table).unwrap_or_default();
     let shared: Vec<&str> = wanted.iter().filter(|name| found.contains(*name)).map(String::as_str).collect();
@@ -169,7 +174,8 @@ impl Reader<'_> {
     /// Reads on from a key, or all from the end backwards.
     fn walk(&mut self, from: Option<i64>, backwards: bool, write: &mut Write<'_>) -> rusqlite::Result<Walk> {
         // From the key itself on: to look for what is greater would begin in the page before.
-        let (condition, order) = (if from.is_some() { "WHERE" } else { "WHERE ?1 IS NULL OR" }, if backwards { "DESC" } else { "" });
+        let (condition, order) =
+            (if from.is_some() { "WHERE" } else { "WHERE ?1 IS NULL OR" }, if backwards { "DESC" } else { "" });
         let (select, key) = (&self.select, self.key);
         let text = format!("{select} {condition} {key} >= ?1 ORDER BY {key} {order}");
         let mut last = None;

@@ -35,7 +35,7 @@ use super::witness::{Testimony, Witness};
 use super::{Rescue, aside, backup, record};
 
 /// Up to this size of file and log everything is checked at open, bytes. Larger files are checked by the backup.
-pub(in crate::shadow) const CHECKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+pub(in crate::shadow) const CHECKED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// SQLite takes what is shorter for an empty file, and begins anew.
 const FILE_BYTES_MIN: u64 = 512;
 /// Rows lost with the numbers they had: numbers go on so far above the highest that is known.
@@ -192,7 +192,8 @@ impl Room<'_> {
         let known = gathered.life.as_ref().map_or(0, |life| life.transitions);
         let doubted = gathered.life.as_ref().map(|life| (life.doubt_left, life.doubt_why.clone().unwrap_or_default()));
         let aside = aside::free_copy_name(self.path, self.wall);
-        let rescue = self.told(cause, self.path.symlink_metadata().is_ok().then_some(aside.as_path()), &gathered, !whole);
+        let rescue =
+            self.told(cause, self.path.symlink_metadata().is_ok().then_some(aside.as_path()), &gathered, !whole);
         let fill = || {
             let (left, why) = match (whole, doubted) {
                 (true, before) => before.unwrap_or_default(),
@@ -255,7 +256,8 @@ impl Room<'_> {
                 let name = &table.name;
                 let wanted = salvage::columns(target, name)?;
                 let found = salvage::columns_in(target, "backup", name)?;
-                let shared: Vec<&str> = wanted.iter().filter(|column| found.contains(*column)).map(String::as_str).collect();
+                let shared: Vec<&str> =
+                    wanted.iter().filter(|column| found.contains(*column)).map(String::as_str).collect();
                 if shared.is_empty() {
                     continue;
                 }
@@ -321,8 +323,11 @@ impl Room<'_> {
             saved.insert(format!("{name}_from_backup"), *rows);
         }
         saved.retain(|_, rows| *rows > 0);
-        let mut lost: BTreeMap<String, u64> =
-            gathered.salvaged.iter().map(|(name, copied)| (format!("{name}_unreadable_places"), copied.holes)).collect();
+        let mut lost: BTreeMap<String, u64> = gathered
+            .salvaged
+            .iter()
+            .map(|(name, copied)| (format!("{name}_unreadable_places"), copied.holes))
+            .collect();
         if let (Some(life), Some(copied)) = (&gathered.life, gathered.salvaged.get("execution")) {
             let counted = u64::try_from(life.executions).unwrap_or(0);
             lost.insert("execution".to_owned(), counted.saturating_sub(copied.rows));
@@ -333,7 +338,8 @@ impl Room<'_> {
             (false, true) => "rebuilt from what could be read and from the backup",
             (false, false) => "rebuilt from what could be read",
         };
-        let then = if doubt { "commands are inhibited until none from before can be alive" } else { "the journal is whole" };
+        let then =
+            if doubt { "commands are inhibited until none from before can be alive" } else { "the journal is whole" };
         Rescue {
             at: self.wall,
             file: STATE_FILE.to_owned(),

@@ -45,7 +45,8 @@ impl Witness {
     /// What it says.
     pub(in crate::shadow) fn read(&self) -> Testimony {
         match std::fs::read(&self.path) {
-            Ok(bytes) => parse(&bytes).map_or(Testimony::Unreadable, |(store, transitions)| Testimony::Saw { store, transitions }),
+            Ok(bytes) => parse(&bytes)
+                .map_or(Testimony::Unreadable, |(store, transitions)| Testimony::Saw { store, transitions }),
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Testimony::Missing,
             Err(_) => Testimony::Unreadable,
         }

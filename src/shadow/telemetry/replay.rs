@@ -11,7 +11,7 @@ use super::offer::Offered;
 use super::samples::Sample;
 use super::segment::{self, Entry, Packer, Tail};
 use super::track::{Track, asked};
-use super::{ClosedBlock, salvage, TelemetryDb, body, rows, schema};
+use super::{ClosedBlock, TelemetryDb, body, rows, salvage, schema};
 use crate::shadow::store::StoreError;
 
 /// The newest sample of each device.

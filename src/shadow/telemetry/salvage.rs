@@ -25,7 +25,7 @@ use crate::shadow::rescue::{Rescue, aside, backup};
 use crate::shadow::store::StoreError;
 
 /// Up to this size of file and log everything is checked at open, bytes.
-pub(super) const CHECKED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+pub(super) const CHECKED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Numbers of blocks that are lost are never given again: they go on so far above the highest that is known.
 const SEQUENCE_JUMP: i64 = 1_000_000;
 
@@ -123,7 +123,8 @@ impl Gathered {
     fn told(&self, path: &Path, cause: String, copy: &Path, declared: u64, wall: Timestamp) -> Rescue {
         let mut saved: BTreeMap<String, u64> =
             self.copied.iter().map(|(name, copied)| (name.clone(), copied.rows)).collect();
-        saved.retain(|name, rows| *rows > 0 && ["block", "device", "gap", "parked", "segment"].contains(&name.as_str()));
+        saved
+            .retain(|name, rows| *rows > 0 && ["block", "device", "gap", "parked", "segment"].contains(&name.as_str()));
         let holes = self.copied.iter().map(|(name, copied)| (format!("{name}_unreadable_places"), copied.holes));
         let mut lost: BTreeMap<String, u64> = holes.collect();
         lost.insert("samples".to_owned(), declared);
@@ -155,7 +156,10 @@ impl TelemetryDb {
             ledger.accepted = ledger.accepted.saturating_add(in_journal);
             ledger.stored = ledger.stored.saturating_add(in_journal);
             let newest = self.tracks.get(device).and_then(|track| track.newest).map(Timestamp::from_millis);
-            known.insert(device.clone(), KnownLedger { ledger, oldest: account.since.map(Timestamp::from_millis), newest });
+            known.insert(
+                device.clone(),
+                KnownLedger { ledger, oldest: account.since.map(Timestamp::from_millis), newest },
+            );
         }
         Ok(known)
     }

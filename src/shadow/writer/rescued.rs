@@ -1,8 +1,8 @@
 //! After a rescue, and before the next one: memory follows the rebuilt file, backups are taken.
 
 use super::super::device::Device;
-use super::super::rescue::backup::Outcome;
 use super::super::journal;
+use super::super::rescue::backup::Outcome;
 use super::super::rescue::record;
 use super::super::words::io;
 use super::{StateFile, Writer};

@@ -4,8 +4,8 @@ mod figures;
 #[cfg(feature = "suites")]
 mod measures;
 mod model;
-mod readings;
 mod mutations;
+mod readings;
 mod reported;
 mod rescued;
 mod room;

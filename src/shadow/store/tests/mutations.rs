@@ -246,7 +246,11 @@ async fn survives(before: &Before, seed: u64) -> (bool, Damage) {
     }
     if let Some(most) = damage.page.and_then(|page| costs(origin, page)) {
         let told = store.rescues().await.unwrap();
-        assert!(samples + most >= before.samples, "{about}: {samples} of {} left, {most} may go; {told:?}", before.samples);
+        assert!(
+            samples + most >= before.samples,
+            "{about}: {samples} of {} left, {most} may go; {told:?}",
+            before.samples
+        );
     }
     for view in store.devices().await.unwrap() {
         assert!(view.ledger.balances(), "{about}: {:?}", view.ledger);

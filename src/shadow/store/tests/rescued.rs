@@ -116,7 +116,10 @@ async fn a_log_that_vanished_is_noticed_by_the_witness_and_what_was_claimed_is_n
     store.close().await.unwrap();
     let store = open(folder.path());
     // All of this is in the log alone.
-    store.finish(&id("A"), &CommandId::new("running").unwrap(), ending(ExecutionStatus::Succeeded, None)).await.unwrap();
+    store
+        .finish(&id("A"), &CommandId::new("running").unwrap(), ending(ExecutionStatus::Succeeded, None))
+        .await
+        .unwrap();
     store.claim(&id("A"), &CommandId::new("waiting").unwrap()).await.unwrap().unwrap();
     for damage in ["deleted", "cut", "garbage", "flipped"] {
         let crashed = killed(folder.path());
