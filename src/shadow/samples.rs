@@ -334,7 +334,7 @@ impl Samples {
         let suspect = matches!(self.broken_at, Some((_, StoreError::Damaged { .. })));
         match TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect) {
             Ok((mut db, _, rescue)) => {
-                self.rescued = rescue.or(self.rescued.take());
+                self.rescued = rescue.or_else(|| self.rescued.take());
                 for device in memory.devices.values() {
                     if let Some(at) = device.view.last_reading_at {
                         db.known_newest(device.id(), at);

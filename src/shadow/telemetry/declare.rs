@@ -36,7 +36,7 @@ impl TelemetryDb {
             behind.insert(device.clone(), known);
             let (delivered, lost) = books::at_least(&here, &known.ledger);
             let accounted = delivered.saturating_add(lost.total()).saturating_add(here.stored);
-            let from = known.oldest.or(known.newest).unwrap_or(Timestamp::from_millis(0));
+            let from = known.oldest.or(known.newest).unwrap_or_else(|| Timestamp::from_millis(0));
             losses.push(Loss {
                 device_id: device.clone(),
                 from,

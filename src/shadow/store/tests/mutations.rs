@@ -105,52 +105,17 @@ struct Damage {
 fn damage(folder: &Path, killed: bool, random: &mut fastrand::Rng) -> Damage {
     let telemetry = random.bool();
     let name = if telemetry { "telemetry.db" } else { "state.db" };
-    let path = folder.join(name);
-    let log = folder.join(format!("{name}-wal"));
-    let length = std::fs::metadata(&path).unwrap().len();
-    let (file, logged) = (std::fs::OpenOptions::new().write(true).read(true).open(&path).unwrap(), log.exists());
-    let mut page = None;
-    let mut change = |at: u64, bytes: &[u8]| {
-        page = Some(at / PAGE + 1);
-        file.write_all_at(bytes, at).unwrap();
-    };
+    let (path, log) = (folder.join(name), folder.join(format!("{name}-wal")));
     let mut damaged = (!telemetry, telemetry);
-    let what = match random.u8(0..if killed { 14 } else { 10 }) {
-        0 | 1 => {
-            let (at, bit, mut byte) = (random.u64(0..length), random.u8(0..8), [0]);
-            file.read_exact_at(&mut byte, at).unwrap();
-            change(at, &[byte[0] ^ 1 << bit]);
-            format!("bit {bit} of byte {at} flipped")
-        }
-        2 | 3 => {
-            let at = random.u64(0..length / PAGE) * PAGE;
-            change(at, &[0; 4_096]);
-            format!("page at {at} zeroed")
-        }
-        4 => {
-            let at = random.u64(0..length / PAGE) * PAGE;
-            let garbage: Vec<u8> = (0..PAGE).map(|_| random.u8(..)).collect();
-            change(at, &garbage);
-            format!("page at {at} overwritten")
-        }
-        5 => {
-            let (at, garbage) = (random.u64(0..length - 64), [random.u8(..); 64]);
-            file.write_all_at(&garbage, at).unwrap();
-            format!("64 bytes at {at} overwritten")
-        }
-        6 => {
-            let to = random.u64(0..length);
-            file.set_len(to).unwrap();
-            format!("cut to {to}")
+    let (what, page) = match random.u8(0..if killed { 14 } else { 10 }) {
+        kind @ 0..7 => damage_bytes(&path, kind, random),
+        7 if random.bool() => {
+            std::fs::write(&path, "").unwrap();
+            ("emptied".to_owned(), None)
         }
         7 => {
-            if random.bool() {
-                file.set_len(0).unwrap();
-                "emptied".to_owned()
-            } else {
-                std::fs::remove_file(&path).unwrap();
-                "deleted".to_owned()
-            }
+            std::fs::remove_file(&path).unwrap();
+            ("deleted".to_owned(), None)
         }
         8 => {
             let other = folder.join("other");
@@ -158,43 +123,75 @@ fn damage(folder: &Path, killed: bool, random: &mut fastrand::Rng) -> Damage {
             std::fs::rename(folder.join("telemetry.db"), folder.join("state.db")).unwrap();
             std::fs::rename(other, folder.join("telemetry.db")).unwrap();
             damaged = (true, true);
-            "swapped with the other".to_owned()
+            ("swapped with the other".to_owned(), None)
+        }
+        9 if random.bool() => {
+            damaged = (true, false);
+            std::fs::remove_file(folder.join("witness")).unwrap();
+            ("the witness deleted".to_owned(), None)
         }
         9 => {
             damaged = (true, false);
-            let witness = folder.join("witness");
-            if random.bool() {
-                std::fs::remove_file(witness).unwrap();
-                "the witness deleted".to_owned()
-            } else {
-                std::fs::copy(folder.join("state.db.backup"), folder.join("state.db")).unwrap();
-                "an older copy put in place".to_owned()
-            }
+            std::fs::copy(folder.join("state.db.backup"), folder.join("state.db")).unwrap();
+            ("an older copy put in place".to_owned(), None)
         }
-        10 if logged => {
-            std::fs::remove_file(&log).unwrap();
-            "log deleted".to_owned()
-        }
-        11 if logged => {
-            std::fs::write(&log, vec![random.u8(..); random.usize(1..100_000)]).unwrap();
-            "log replaced by garbage".to_owned()
-        }
-        12 if logged => {
-            let bytes = std::fs::read(&log).unwrap();
-            std::fs::write(&log, &bytes[..random.usize(..bytes.len())]).unwrap();
-            "log cut".to_owned()
-        }
-        _ if logged => {
-            let mut bytes = std::fs::read(&log).unwrap();
-            let at = random.usize(..bytes.len());
-            bytes[at] ^= 1 << random.u8(0..8);
-            std::fs::write(&log, bytes).unwrap();
-            format!("a bit of the log's byte {at} flipped")
-        }
-        _ => "nothing".to_owned(),
+        kind => (damage_log(&log, kind, random), None),
     };
     let page = page.filter(|_| telemetry && !killed);
     Damage { what: format!("{name}: {what}"), state: damaged.0, telemetry: damaged.1, page }
+}
+
+/// Damages a database in one place; answers in which page, if in one alone.
+fn damage_bytes(path: &Path, kind: u8, random: &mut fastrand::Rng) -> (String, Option<u64>) {
+    let file = std::fs::OpenOptions::new().write(true).read(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    let at = random.u64(0..length);
+    let page = at / PAGE * PAGE;
+    let hit = Some(at / PAGE + 1);
+    match kind {
+        0 | 1 => {
+            let (bit, mut byte) = (random.u8(0..8), [0]);
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1 << bit], at).unwrap();
+            (format!("bit {bit} of byte {at} flipped"), hit)
+        }
+        2 | 3 => {
+            file.write_all_at(&[0; 4_096], page).unwrap();
+            (format!("page at {page} zeroed"), hit)
+        }
+        4 => {
+            let garbage: Vec<u8> = (0..PAGE).map(|_| random.u8(..)).collect();
+            file.write_all_at(&garbage, page).unwrap();
+            (format!("page at {page} overwritten"), hit)
+        }
+        5 => {
+            file.write_all_at(&[random.u8(..); 64], at.min(length - 64)).unwrap();
+            (format!("64 bytes at {at} overwritten"), None)
+        }
+        _ => {
+            file.set_len(at).unwrap();
+            (format!("cut to {at}"), None)
+        }
+    }
+}
+
+fn damage_log(log: &Path, kind: u8, random: &mut fastrand::Rng) -> String {
+    let mut bytes = std::fs::read(log).unwrap_or_default();
+    if bytes.is_empty() {
+        return "nothing".to_owned();
+    }
+    let at = random.usize(..bytes.len());
+    match kind {
+        10 => {
+            std::fs::remove_file(log).unwrap();
+            return "log deleted".to_owned();
+        }
+        11 => bytes = vec![random.u8(..); random.usize(1..100_000)],
+        12 => bytes.truncate(at),
+        _ => bytes[at] ^= 1 << random.u8(0..8),
+    }
+    std::fs::write(log, bytes).unwrap();
+    ["log replaced by garbage", "log cut", "a bit of the log flipped"][usize::from(kind - 11)].to_owned()
 }
 
 /// How many samples the loss of this page may cost; `None` for a page that leads to others.

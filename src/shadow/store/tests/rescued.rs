@@ -206,7 +206,7 @@ async fn what_is_no_file_or_may_not_be_read_does_not_keep_it_from_starting() {
     open(folder.path()).close().await.unwrap();
     for name in ["state.db", "telemetry.db"] {
         let file = folder.path().join(name);
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o0)).unwrap();
         open(folder.path()).close().await.unwrap();
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o600, 0o600, "{name}");
         std::fs::remove_file(&file).unwrap();
