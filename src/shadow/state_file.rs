@@ -33,9 +33,9 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    /// Opens or makes the file; a damaged one is rebuilt.
-    pub(super) fn open(config: &Config, wall: Timestamp) -> Result<(Self, Life), StoreError> {
-        let Opened { connection, witness, life, rescue } = state::open(config, wall, false)?;
+    /// Opens or makes the file; a damaged one is rebuilt, and so is one in which damage was `met`.
+    pub(super) fn open(config: &Config, wall: Timestamp, met: Option<&str>) -> Result<(Self, Life), StoreError> {
+        let Opened { connection, witness, life, rescue } = state::open(config, wall, met)?;
         let file = Self {
             config: config.clone(),
             path: config.state_dir.join(STATE_FILE),
@@ -154,8 +154,11 @@ impl StateFile {
         {
             return Err(cause.clone());
         }
-        let suspect = matches!(self.broken_at, Some((_, StoreError::Damaged { .. })));
-        match state::open(&self.config, wall, suspect) {
+        let met = match &self.broken_at {
+            Some((_, StoreError::Damaged { cause, .. })) => Some(cause.as_str()),
+            _ => None,
+        };
+        match state::open(&self.config, wall, met) {
             Ok(Opened { connection, witness, life, rescue }) => {
                 self.connection = Some(connection);
                 self.witness = witness;

@@ -86,11 +86,22 @@ impl Writer {
         now: Instant,
     ) -> Result<(Self, InhibitionWatch), StoreError> {
         let lock = schema::own_folder(&config.state_dir)?;
-        let (mut state, life) = StateFile::open(&config, clock.now())?;
-        let (mut samples, newest) = Samples::open(&config, now, clock.now())?;
-        let connection = state.connection_mut().ok_or(StoreError::Closed)?;
-        let ledgers_saved = ledgers::all(connection)?;
-        let devices = attach(connection, &config, &clock, &newest, now)?;
+        let wall = clock.now();
+        let (mut state, mut life) = StateFile::open(&config, wall, None)?;
+        let (mut samples, newest) = Samples::open(&config, now, wall)?;
+        let read = |state: &mut StateFile| {
+            let connection = state.connection_mut().ok_or(StoreError::Closed)?;
+            Ok((ledgers::all(connection)?, attach(connection, &config, &clock, &newest, now)?))
+        };
+        let (ledgers_saved, devices) = match read(&mut state) {
+            // Too deep for its check, or the file is too large for one.
+            Err(StoreError::Damaged { cause, .. }) => {
+                drop(state);
+                (state, life) = StateFile::open(&config, wall, Some(&cause))?;
+                read(&mut state)?
+            }
+            read => read?,
+        };
         let (mut doubt, inhibition) = Doubt::new(now);
         doubt.begin(life.doubt_left, life.doubt_why.as_deref().unwrap_or("the journal was damaged"), now);
         // It stands in the file, and memory is made of that.

@@ -22,8 +22,8 @@
 //! * **It is told.** In the log, in `status` (what, what was saved, what is lost, where the copy lies, how long
 //!   inhibited), and as `store_rescues` and `commands_inhibited_seconds` in the gateway's own readings.
 //!
-//! Damage met while running is an error for the requests of that moment; a second later the file is opened again as
-//! here, all of it checked.
+//! Damage met while running is an error for the requests of that moment; a second later the file is rebuilt as here,
+//! whatever its check says.
 //!
 //! # What it does not do
 //!

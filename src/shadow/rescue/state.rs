@@ -55,18 +55,18 @@ pub(in crate::shadow) struct Opened {
     pub(in crate::shadow) rescue: Option<Rescue>,
 }
 
-/// Opens or makes the file, and rebuilds it if it is damaged or lost. `suspect`: damage was met in it, so that all of it
-/// is checked.
-pub(in crate::shadow) fn open(config: &Config, wall: Timestamp, suspect: bool) -> Result<Opened, StoreError> {
+/// Opens or makes the file, and rebuilds it if it is damaged or lost. `met`: the damage that was met in it while it was
+/// used, so that it is rebuilt whatever its check says.
+pub(in crate::shadow) fn open(config: &Config, wall: Timestamp, met: Option<&str>) -> Result<Opened, StoreError> {
     let path = config.state_dir.join(STATE_FILE);
     let room = Room { config, path: &path, wall };
     aside::finish(&path).map_err(|cause| room.cannot(&cause))?;
     let witness = Witness::of(&config.state_dir);
     let testimony = witness.read();
     let unusable = aside::mend(&path, wall).map_err(|cause| room.cannot(&cause))?;
-    let found = match unusable {
+    let found = match unusable.or(met) {
         Some(cause) => Err(cause.to_owned()),
-        None if room.is_there() || !room.has_trace(testimony) => match room.attempt(suspect) {
+        None if room.is_there() || !room.has_trace(testimony) => match room.attempt() {
             Ok(connection) => Ok(connection),
             Err(StoreError::Damaged { cause, .. }) => Err(cause),
             Err(other) => return Err(other),
@@ -74,7 +74,10 @@ pub(in crate::shadow) fn open(config: &Config, wall: Timestamp, suspect: bool) -
         None => Err("it is gone or empty".to_owned()),
     };
     match found {
-        Ok(connection) => room.vouch(connection, witness, testimony),
+        Ok(connection) => match room.vouch(connection, witness, testimony) {
+            Err(StoreError::Damaged { cause, .. }) => room.rebuild(&cause, Witness::of(&config.state_dir), testimony),
+            vouched => vouched,
+        },
         Err(cause) => room.rebuild(&cause, witness, testimony),
     }
 }
@@ -117,14 +120,12 @@ impl Room<'_> {
             || !aside::copies(self.path).is_empty()
     }
 
-    fn attempt(&self, suspect: bool) -> Result<Connection, StoreError> {
+    fn attempt(&self) -> Result<Connection, StoreError> {
         let damaged = |cause: String| StoreError::Damaged { path: self.path.display().to_string(), cause };
         let connection = schema::open(self.path)?;
         let failed = |cause: rusqlite::Error| schema::fault(self.path, &cause);
         let small = super::super::files::bytes_with_log(self.path) <= CHECKED_BYTES_MAX;
-        if (small || suspect)
-            && let Some(cause) = backup::check(&connection, None).map_err(failed)?
-        {
+        if small && let Some(cause) = backup::check(&connection, None).map_err(failed)? {
             return Err(damaged(cause));
         }
         match life::read(&connection).map_err(failed)? {

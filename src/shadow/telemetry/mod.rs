@@ -167,7 +167,7 @@ impl TelemetryDb {
         history_retention: Duration,
         now: Instant,
     ) -> Result<(Self, replay::Newest), StoreError> {
-        replay::open(path, history_retention, now, false)
+        replay::open(path, history_retention, now)
     }
 
     /// As [`Self::open`], but what can be read of a damaged file is put in its place, and the file is moved aside under a

@@ -21,10 +21,9 @@ pub(super) fn open(
     path: &Path,
     history_retention: Duration,
     now: Instant,
-    suspect: bool,
 ) -> Result<(TelemetryDb, Newest), StoreError> {
     let conn = schema::open(path)?;
-    salvage::check(&conn, path, suspect)?;
+    salvage::check(&conn, path)?;
     schema::trust(&conn).map_err(|cause| schema::fault(path, &cause))?;
     read(conn, path, history_retention, now).map_err(|cause| schema::fault(path, &cause))
 }

@@ -2,7 +2,7 @@
 //!
 //! Header, schema, accounts, devices and the journal are read at every open; every page and index up to
 //! [`CHECKED_BYTES_MAX`], so that the start of a full file stays quick. What lies deeper in a larger one is met when it
-//! is read, and the file is then opened again as `suspect`.
+//! is read, and the file is then salvaged as well.
 //!
 //! A damaged file is read into a new one as far as SQLite can (`rescue/salvage.rs`), the new one takes its place, and
 //! the damaged one is moved aside. The books are counted anew; what the damaged file's own books say of readings that
@@ -42,10 +42,13 @@ pub(super) fn open(
         cause: cause.to_string(),
         hint: "check that floorgate may write to its folder",
     };
+    let damaged = |cause: &str| Err(StoreError::Damaged { path: path.display().to_string(), cause: cause.to_owned() });
     aside::finish(path).map_err(cannot)?;
     let attempt = match aside::mend(path, wall).map_err(cannot)? {
-        Some(cause) => Err(StoreError::Damaged { path: path.display().to_string(), cause: cause.to_owned() }),
-        None => replay::open(path, history_retention, now, suspect),
+        Some(cause) => damaged(cause),
+        // Damage was met in it: what its check says does not matter.
+        None if suspect => damaged("it was met while it was read"),
+        None => replay::open(path, history_retention, now),
     };
     let cause = match attempt {
         Ok((db, newest)) => return Ok((db, newest, None)),
@@ -56,7 +59,7 @@ pub(super) fn open(
     let gathered = gather(path, &new).map_err(|cause| schema::fault(&new, &cause))?;
     let copy = aside::free_copy_name(path, wall);
     aside::replace(path, &new, &copy).map_err(cannot)?;
-    let (mut db, newest) = replay::open(path, history_retention, now, false)?;
+    let (mut db, newest) = replay::open(path, history_retention, now)?;
     let known = db.with_journal(&gathered.accounts)?;
     let lost = db.reconcile(&known)?;
     let declared = lost.iter().map(|loss| loss.count).sum();
@@ -65,9 +68,9 @@ pub(super) fn open(
     Ok((db, newest, Some(rescue)))
 }
 
-/// Whether every page and index of a small file is as it should be; `suspect`: of any file.
-pub(super) fn check(conn: &Connection, path: &Path, suspect: bool) -> Result<(), StoreError> {
-    if !suspect && crate::shadow::files::bytes_with_log(path) > CHECKED_BYTES_MAX {
+/// Whether every page and index of a small file is as it should be.
+pub(super) fn check(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    if crate::shadow::files::bytes_with_log(path) > CHECKED_BYTES_MAX {
         return Ok(());
     }
     match backup::check(conn, None).map_err(|cause| schema::fault(path, &cause))? {
