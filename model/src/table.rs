@@ -70,6 +70,12 @@ pub mod history {
     pub const MEAN: &str = "mean";
     /// TTL, epoch seconds.
     pub const EXPIRES_AT: &str = "expires_at";
+    /// Only where some of the times are a guess: [`UNSYNCHRONISED`].
+    pub const CLOCK: &str = "clock";
+    /// The gateway did not know the time when it took these samples, and never learnt it. Their order is right; their
+    /// times are not before the truth, give or take the drift of a clock, and may be after it by any span the gateway's
+    /// own clock was ahead.
+    pub const UNSYNCHRONISED: &str = "unsynchronised";
     /// Most bytes of one item: one write unit.
     pub const ITEM_BYTES_MAX: usize = 1_024;
 }

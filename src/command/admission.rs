@@ -61,7 +61,8 @@ impl<L: CommandLog> Admission<L> {
     /// After a drop the command is either journalled or not; asking again with the same id is harmless.
     pub async fn admit(&self, request: Request, source: Source) -> Result<Admitted, StoreError> {
         let device = self.log.device(&request.device_id).await?;
-        let now = self.judge.clock.now();
+        let moment = self.judge.clock.moment();
+        let (now, received_boot) = (moment.wall, Some(moment.boot));
         let decision = self.judge.on_receipt(&request, device.as_ref(), source, now);
         let mut record = ExecutionRecord {
             command_id: request.command_id,
@@ -91,7 +92,7 @@ impl<L: CommandLog> Admission<L> {
                 Map::new()
             }
         };
-        Ok(match self.log.journal(NewExecution { record, checked_parameters }).await? {
+        Ok(match self.log.journal(NewExecution { record, checked_parameters, received_boot }).await? {
             Journalled::New(record) => Admitted::Journalled(record),
             Journalled::Duplicate(record) => Admitted::Duplicate(record),
             Journalled::Conflict(record) => Admitted::Conflict(record),

@@ -63,6 +63,8 @@ pub struct Facts<'a> {
     pub inhibition: Option<&'a Inhibition>,
     /// When the command was received, by the gateway's clock.
     pub received_at: Timestamp,
+    /// It was received in this boot of the machine, so its age is known whatever the wall clock says.
+    pub same_boot: bool,
     /// Where it came from.
     pub source: Source,
     /// When the question is asked.
@@ -221,9 +223,10 @@ fn ours(judged: &Judged<'_>) -> Option<Refusal> {
     Some(Refusal::rejected(Reason::Unsupported, message))
 }
 
-/// Without the time of day nobody can tell whether a command from afar is still wanted.
+/// Without the time of day nobody can tell whether a command from afar is still wanted; nor whether one is that an
+/// operator gave before the machine started again.
 fn clock_is_trusted(judged: &Judged<'_>) -> Option<Refusal> {
-    let needed = matches!(judged.facts.source, Source::Cloud { .. });
+    let needed = matches!(judged.facts.source, Source::Cloud { .. }) || !judged.facts.same_boot;
     (needed && !judged.facts.clock_trusted).then(|| {
         let message = "the gateway does not know the time, so it cannot tell whether this command is still wanted; \
                        see `floorgate status`, or send it at the gateway";

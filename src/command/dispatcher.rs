@@ -4,9 +4,9 @@
 //! each device that has none running, and forgets it when the task ends; at most 200 tasks, because the journal holds
 //! no more open commands. A device that hangs keeps its own task waiting, and nobody else.
 //!
-//! What a task does is in `execution.rs`. A command's remaining time is measured on monotonic time too, from the
-//! moment it is first seen waiting: a wall clock that is put back meanwhile does not make it younger. One that expires
-//! behind another is ended then, within a second, and not when its turn comes.
+//! What a task does is in `execution.rs`. A command's remaining time is measured from its receipt on clocks that nothing
+//! steps (`fresh.rs`): a wall clock that is put back meanwhile does not make it younger. One that expires behind
+//! another is ended then, within a second, and not when its turn comes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use floorgate_model::{CommandId, DeviceId};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::execution::Hands;
+use super::fresh::Fresh;
 use super::judge::Judge;
 use super::log::CommandLog;
 use super::recovery;
@@ -131,7 +131,7 @@ impl<L: CommandLog> Dispatcher<L> {
         let aged = |execution: &OpenExecution| {
             let record = &execution.record;
             let key = (record.device_id.clone(), record.command_id.clone());
-            let until = before.get(&key).copied().unwrap_or_else(|| self.hands.fresh_until(record));
+            let until = before.get(&key).copied().unwrap_or_else(|| self.hands.fresh(execution));
             (key, until)
         };
         busy.fresh = waiting.iter().map(aged).collect();
@@ -144,7 +144,7 @@ struct Busy {
     /// Each with the command its task began with; `None` if that had been in progress before.
     devices: HashMap<DeviceId, Option<CommandId>>,
     tasks: HashMap<Id, DeviceId>,
-    fresh: HashMap<(DeviceId, CommandId), Instant>,
+    fresh: HashMap<(DeviceId, CommandId), Fresh>,
     /// Something may be in progress that has no task.
     astray: bool,
 }

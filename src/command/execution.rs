@@ -5,18 +5,18 @@
 //! 1. The decision is asked again. What it refuses ends here; nothing was sent.
 //! 2. The intent is committed (`claim`): from here on this execution is never sent a second time, unless its profile
 //!    calls it idempotent.
-//! 3. The expiry is looked at once more, on the wall clock and on monotonic time, and the driver sends.
+//! 3. The expiry is looked at once more, on the wall clock and on the others ([`super::fresh`]), and the driver sends.
 //! 4. The device's word is waited for ([`super::wait`]) until the profile's timeout, on monotonic time.
 //! 5. The outcome is written; while the store cannot, it is kept here and tried every second.
 
 use std::time::Duration;
 
 use floorgate_model::{AdminState, CommandName, DeviceStatus, ExecutionRecord, ExecutionStatus, Profile, Reason};
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::decision::{Decision, Refusal, effective_expiry, expired};
+use super::fresh::Fresh;
 use super::judge::Judge;
 use super::log::CommandLog;
 use super::recovery;
@@ -52,16 +52,16 @@ pub(super) enum Step {
 }
 
 impl<L: CommandLog> Hands<L> {
-    /// Until when, on monotonic time, a command may go out, by what the wall clock says now.
-    pub(super) fn fresh_until(&self, record: &ExecutionRecord) -> Instant {
-        Instant::now() + effective_expiry(record.issued_at, record.expires_at).since(self.judge.clock.now())
+    /// Until when a command may go out, by all that is known now.
+    pub(super) fn fresh(&self, execution: &OpenExecution) -> Fresh {
+        Fresh::of(execution, &self.judge.clock)
     }
 
     /// One command from `created` to its end. False if it may be in progress all the same: the store failed, so nobody
     /// knows, or the device has one in progress that is not ours.
-    pub(super) async fn execute(&self, execution: OpenExecution, fresh_until: Instant) -> bool {
+    pub(super) async fn execute(&self, execution: OpenExecution, fresh: Fresh) -> bool {
         let record = &execution.record;
-        let in_order = self.try_execute(&execution, fresh_until).await.unwrap_or_else(|error| {
+        let in_order = self.try_execute(&execution, fresh).await.unwrap_or_else(|error| {
             warn!(device_id = %record.device_id, command_id = %record.command_id, %error, "the command waits");
             false
         });
@@ -72,9 +72,8 @@ impl<L: CommandLog> Hands<L> {
     }
 
     /// Ends a command that waits behind another if its time has passed. Tried once: it is seen again in a second.
-    pub(super) async fn expire(&self, record: &ExecutionRecord, fresh_until: Instant) {
-        let passed = self.judge.clock.now() >= effective_expiry(record.issued_at, record.expires_at);
-        if passed || Instant::now() >= fresh_until {
+    pub(super) async fn expire(&self, record: &ExecutionRecord, fresh: Fresh) {
+        if fresh.is_over(&self.judge.clock) {
             let (device, id) = (&record.device_id, &record.command_id);
             match self.log.finish(device, id, self.too_old(record)).await {
                 Ok(_) => info!(device_id = %device, command_id = %id, command = record.command, "command expired"),
@@ -83,18 +82,18 @@ impl<L: CommandLog> Hands<L> {
         }
     }
 
-    async fn try_execute(&self, execution: &OpenExecution, fresh_until: Instant) -> Result<bool, StoreError> {
+    async fn try_execute(&self, execution: &OpenExecution, fresh: Fresh) -> Result<bool, StoreError> {
         let record = &execution.record;
         let device = self.log.device(&record.device_id).await?;
-        if let Decision::Refuse(refusal) = self.judge.before_dispatch(record, device.as_ref()) {
+        if let Decision::Refuse(refusal) = self.judge.before_dispatch(execution, device.as_ref()) {
             self.finish(record, refused(refusal)).await;
-        } else if Instant::now() >= fresh_until {
+        } else if fresh.is_over(&self.judge.clock) {
             self.finish(record, self.too_old(record)).await;
         } else if self.in_hand.is_closed() {
             // The gateway stops: it stays where it is.
         } else if let Some(claimed) = self.log.claim(&record.device_id, &record.command_id).await? {
             // The intent. From here on, whatever happens, this execution is not sent a second time.
-            self.carry_out(claimed, device.as_ref(), Step::Send, fresh_until).await;
+            self.carry_out(claimed, device.as_ref(), Step::Send, fresh).await;
         } else {
             return Ok(false);
         }
@@ -107,14 +106,14 @@ impl<L: CommandLog> Hands<L> {
         execution: OpenExecution,
         device: Option<&DeviceView>,
         step: Step,
-        fresh_until: Instant,
+        fresh: Fresh,
     ) {
         let record = &execution.record;
         let Ok(command) = record.command.parse::<CommandName>() else {
             return self.finish(record, interrupted("the journal holds a command that is none")).await;
         };
         let (now, sends) = (self.judge.clock.now(), step != Step::OnlyWait);
-        let stale = now >= effective_expiry(record.issued_at, record.expires_at) || Instant::now() >= fresh_until;
+        let stale = fresh.is_over(&self.judge.clock);
         // An overlay changes with its outcome: one that is in progress has certainly not been done.
         if stale && (step == Step::Send || command == CommandName::SetStatus) {
             return self.finish(record, self.too_old(record)).await;
@@ -128,7 +127,7 @@ impl<L: CommandLog> Hands<L> {
         if driver.is_none() && step == Step::Send {
             return self.finish(record, unreachable("nothing carries commands to this device")).await;
         }
-        let order = self.order(&execution, command, fresh_until);
+        let order = self.order(&execution, command, fresh);
         let timeout = timeout_of(self.judge.profile_of(device).as_deref(), command);
         let patience = recovery::patience(timeout, record.started_at, now);
         let sending = driver.as_deref().map(|driver| (driver, &order));
@@ -145,17 +144,17 @@ impl<L: CommandLog> Hands<L> {
         }
     }
 
-    fn order(&self, execution: &OpenExecution, command: CommandName, fresh_until: Instant) -> Order {
+    fn order(&self, execution: &OpenExecution, command: CommandName, fresh: Fresh) -> Order {
         let record = &execution.record;
         let expiry = effective_expiry(record.issued_at, record.expires_at);
-        let by_monotonic = fresh_until.saturating_duration_since(Instant::now()).saturating_add(CLOCK_STEP);
+        let left = fresh.left(&self.judge.clock).saturating_add(CLOCK_STEP);
         Order {
             device_id: record.device_id.clone(),
             command_id: record.command_id.clone(),
             command,
             parameters: execution.checked_parameters.clone(),
             issued_at: record.issued_at,
-            expires_at: expiry.min(self.judge.clock.now().saturating_add(by_monotonic)),
+            expires_at: expiry.min(self.judge.clock.now().saturating_add(left)),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::device::{DriverRegistry, Profiles};
 use crate::shadow::DeviceView;
 use crate::shadow::rescue::InhibitionWatch;
+use crate::shadow::store::OpenExecution;
 
 /// Issuer of a command that an operator gave at this gateway; also the prefix of a named one (`local:anna`).
 /// [`Source`] is read back from it before dispatch, so no other sender may use it (see [`issuer`]).
@@ -36,12 +37,14 @@ impl Judge {
         source: Source,
         now: Timestamp,
     ) -> Decision {
-        self.decide(request, device, source, Phase::Receipt, now, now)
+        let facts = (Phase::Receipt, source, now, true);
+        self.decide(request, device, facts, now)
     }
 
     /// Decides on a journalled command that is about to be sent.
     #[must_use]
-    pub fn before_dispatch(&self, record: &ExecutionRecord, device: Option<&DeviceView>) -> Decision {
+    pub fn before_dispatch(&self, execution: &OpenExecution, device: Option<&DeviceView>) -> Decision {
+        let record = &execution.record;
         let request = Request {
             device_id: record.device_id.clone(),
             command: record.command.clone(),
@@ -52,7 +55,10 @@ impl Judge {
             issuer: record.issuer.clone(),
             dry_run: false,
         };
-        self.decide(&request, device, source_of(record), Phase::Dispatch, record.received_at, self.clock.now())
+        let moment = self.clock.moment();
+        let same_boot = execution.received_boot.is_some_and(|at| at.boot_id == moment.boot.boot_id);
+        let facts = (Phase::Dispatch, source_of(record), record.received_at, same_boot);
+        self.decide(&request, device, facts, moment.wall)
     }
 
     /// The profile of a device's type.
@@ -65,9 +71,7 @@ impl Judge {
         &self,
         request: &Request,
         device: Option<&DeviceView>,
-        source: Source,
-        phase: Phase,
-        received_at: Timestamp,
+        (phase, source, received_at, same_boot): (Phase, Source, Timestamp, bool),
         now: Timestamp,
     ) -> Decision {
         let profile = self.profile_of(device);
@@ -80,6 +84,7 @@ impl Judge {
             now,
             clock_trusted: self.clock.is_trusted(),
             received_at,
+            same_boot,
             source,
             phase,
         };

@@ -183,7 +183,7 @@ impl State {
     }
 
     fn journal(&mut self, entry: NewExecution) -> Journalled {
-        let NewExecution { mut record, checked_parameters } = entry;
+        let NewExecution { mut record, checked_parameters, received_boot } = entry;
         let known = self.executions.iter().find(|open| is(open, record.device_id.as_str(), &record.command_id));
         if let Some(known) = known.map(|open| open.record.clone()) {
             let same = known.command == record.command && known.parameters == record.parameters;
@@ -198,7 +198,9 @@ impl State {
         if record.status.is_terminal() {
             *self.endings.entry(record.command_id.clone()).or_default() += 1;
         }
-        let open = OpenExecution { record: record.clone(), checked_parameters, answer: None, boot_count_before: None };
+        let (answer, boot_count_before) = (None, None);
+        let open =
+            OpenExecution { record: record.clone(), checked_parameters, answer, boot_count_before, received_boot };
         self.executions.push(open);
         Journalled::New(record)
     }
@@ -376,5 +378,11 @@ pub(crate) fn open(command: &str, parameters: Value, started_at: Timestamp) -> O
         completed_at: None,
         gateway_id: GatewayId::new("GATEWAY-1").unwrap(),
     };
-    OpenExecution { record, checked_parameters: asked.parameters, answer: None, boot_count_before: None }
+    OpenExecution {
+        record,
+        checked_parameters: asked.parameters,
+        answer: None,
+        boot_count_before: None,
+        received_boot: None,
+    }
 }

@@ -55,6 +55,7 @@ pub mod admission;
 pub mod decision;
 pub mod dispatcher;
 mod execution;
+mod fresh;
 pub mod judge;
 pub mod log;
 #[cfg(test)]

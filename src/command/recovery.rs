@@ -32,8 +32,8 @@ pub(super) async fn resolve<L: CommandLog>(hands: &Hands<L>, execution: OpenExec
     // A store that cannot answer now is asked again by the wait itself; without the view, nothing is sent.
     let device = hands.log.device(&execution.record.device_id).await.ok().flatten();
     let step = step(hands, &execution, device.as_ref());
-    let fresh_until = hands.fresh_until(&execution.record);
-    hands.carry_out(execution, device.as_ref(), step, fresh_until).await;
+    let fresh = hands.fresh(&execution);
+    hands.carry_out(execution, device.as_ref(), step, fresh).await;
 }
 
 fn step<L: CommandLog>(hands: &Hands<L>, execution: &OpenExecution, device: Option<&DeviceView>) -> Step {
@@ -41,7 +41,7 @@ fn step<L: CommandLog>(hands: &Hands<L>, execution: &OpenExecution, device: Opti
     let Ok(command) = record.command.parse::<CommandName>() else { return Step::OnlyWait };
     let profile = hands.judge.profile_of(device);
     let idempotent = profile.is_some_and(|profile| profile.commands.get(&command).is_some_and(|spec| spec.idempotent));
-    let accepted = matches!(hands.judge.before_dispatch(record, device), Decision::Accept { .. });
+    let accepted = matches!(hands.judge.before_dispatch(execution, device), Decision::Accept { .. });
     // With the device's word recorded there is nothing to ask it for.
     if execution.answer.is_none() && accepted && idempotent { Step::SendAgain } else { Step::OnlyWait }
 }

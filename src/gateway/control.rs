@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::House;
 use super::floor::FloorSide;
+use super::refused;
 use crate::command::{Admitted, Source};
 use crate::config::Config;
 use crate::control::{
@@ -29,7 +30,6 @@ const LOOK_THROUGH: usize = 50;
 pub(super) struct Service {
     house: House,
     gateway: floorgate_model::GatewayId,
-    started_at: Timestamp,
     started: Instant,
     floor: FloorSide,
     cloud: Option<(String, Vec<watch::Receiver<mqtt::link::LinkState>>)>,
@@ -52,13 +52,17 @@ impl Service {
         let address = config.dynamodb.as_ref().map(|db| db.endpoint_url.clone().unwrap_or_else(|| db.region.clone()));
         Self {
             gateway: config.gateway.id.clone(),
-            started_at: house.clock.now(),
             started: Instant::now(),
             floor,
             cloud,
             tables: address.zip(tables),
             house,
         }
+    }
+
+    /// When it started, by what the clock says now: at the start it may not have known the time.
+    fn started_at(&self) -> Timestamp {
+        self.house.clock.now().saturating_sub(self.started.elapsed())
     }
 
     async fn status(&self) -> Result<StatusReport, StoreError> {
@@ -80,7 +84,7 @@ impl Service {
         Ok(StatusReport {
             gateway_id: self.gateway.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.started_at,
+            started_at: self.started_at(),
             uptime_seconds: self.started.elapsed().as_secs(),
             clock: self.house.clock.state(),
             store: serde_json::to_value(stats).unwrap_or_default(),
@@ -88,6 +92,7 @@ impl Service {
             cloud: self.cloud.as_ref().map(|(address, links)| cloud_report(address, links)),
             sync: self.tables.as_ref().map(|(address, state)| sync_report(address, &state.borrow())),
             refused: by_reason,
+            commands_refused: refused.commands.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
             pending_devices: refused.pending.iter().map(|pending| pending.device_id.to_string()).collect(),
             devices,
             commands_open: u64::try_from(open).unwrap_or(u64::MAX),
@@ -104,7 +109,7 @@ impl Service {
             FloorSide::Endpoint { handle, address } => LinkReport {
                 address: address.clone(),
                 state: LinkState::Up,
-                since: Some(self.started_at),
+                since: Some(self.started_at()),
                 connections: u64::try_from(handle.stats().clients).ok(),
                 problem: None,
             },
@@ -115,6 +120,7 @@ impl Service {
     async fn send(&self, request: Request, wait: Duration) -> Result<ExecutionRecord, ControlError> {
         let (device, id) = (request.device_id.clone(), request.command_id.clone());
         let admitted = self.house.admission.admit(request, Source::Local).await.map_err(|e| unavailable(&e))?;
+        refused::note(&self.house.refusals, &device, &admitted);
         let mut record = match admitted {
             Admitted::Journalled(record) | Admitted::Duplicate(record) | Admitted::Conflict(record) => record,
             Admitted::UnknownDevice => return Err(not_attached(&device)),
@@ -188,7 +194,7 @@ fn link_report(address: &str, state: &mqtt::link::LinkState) -> LinkReport {
         state: if state.up { LinkState::Up } else { LinkState::Down },
         since: Some(state.since),
         connections: None,
-        problem: if state.up { refused } else { state.last_error.clone() },
+        problem: if state.up { state.rival.clone().or(refused) } else { state.last_error.clone() },
     }
 }
 

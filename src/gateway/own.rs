@@ -60,13 +60,14 @@ async fn report(gateway: &GatewayId, house: &House, vitals: &mut Vitals) -> Resu
     add(&mut readings, "store_mb", stats.bytes_on_disk / 1_000_000);
     add(&mut readings, "store_rescues", stats.rescues);
     add(&mut readings, "commands_inhibited_seconds", stats.inhibited_seconds);
-    let now = house.clock.now();
+    let moment = house.clock.moment();
     let report = TelemetryReport {
         device_id: own,
         readings,
-        device_time: Some(now),
+        device_time: None,
         seq: None,
-        received_at: now,
+        received_at: moment.wall,
+        guess_base_ms: moment.guess_base(),
         redelivered: false,
         retained: false,
     };

@@ -48,6 +48,8 @@ pub(super) struct Device {
     waiting_since: Option<Timestamp>,
     /// The configuration is the device's word, not only how it was commissioned.
     configuration_reported: bool,
+    /// Where the last execution stands in the journal.
+    pub(super) last_execution_seq: i64,
 }
 
 /// What the file knows of a device.
@@ -129,6 +131,7 @@ impl Device {
             urgent_version: version,
             waiting_since: Some(wall),
             configuration_reported,
+            last_execution_seq: 0,
         };
         device.apply_thresholds();
         device
@@ -169,9 +172,23 @@ impl Device {
 
     /// Something live came from it.
     pub(super) fn seen(&mut self, at: Timestamp) {
-        if self.view.last_seen_at.is_none_or(|last| last < at) {
-            self.view.last_seen_at = Some(at);
-        }
+        // Not the latest of both: the clock may have been put back.
+        self.view.last_seen_at = Some(at);
+    }
+
+    /// The gateway's clock was a guess and is another now: what was noted since `since` moves by `shift` milliseconds,
+    /// and nothing lies ahead of `now`. Times that commands are proved by stay: they are only compared with each other.
+    pub(super) fn time_corrected(&mut self, since: Timestamp, shift: i64, now: Timestamp) {
+        let corrected = |time: Timestamp| {
+            let moved = Timestamp::from_millis(time.as_millis().saturating_add(shift));
+            if time >= since { moved.min(now) } else { time.min(now) }
+        };
+        self.view.registered_at = corrected(self.view.registered_at);
+        self.view.status_since = corrected(self.view.status_since);
+        self.view.last_seen_at = self.view.last_seen_at.map(corrected);
+        self.view.last_reading_at = self.view.last_reading_at.map(corrected);
+        self.waiting_since = self.waiting_since.map(corrected);
+        self.changed(now);
     }
 
     /// Newer readings than any before.
@@ -255,14 +272,10 @@ impl Device {
     }
 
     /// The newest execution of this device, and how many are open.
-    pub(super) fn executing(&mut self, record: &ExecutionRecord, open: usize) {
-        // An older one that ends does not hide a newer one.
-        let newest = self
-            .view
-            .last_execution
-            .as_ref()
-            .is_none_or(|last| last.command_id == record.command_id || last.received_at <= record.received_at);
-        if newest {
+    pub(super) fn executing(&mut self, seq: i64, record: &ExecutionRecord, open: usize) {
+        // An older one that ends does not hide a newer one; which is which, no clock says.
+        if seq >= self.last_execution_seq {
+            self.last_execution_seq = seq;
             self.view.last_execution = Some(record.clone());
         }
         self.view.commands_open = open;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use floorgate_model::DeviceId;
+
 use super::journal;
 use super::report::{Answer, AnswerStatus, StateReport, TelemetryReport};
 use super::terms::{StoreError, Taken};
@@ -34,6 +36,15 @@ impl Turn<'_> {
         self.refresh(&report.device_id);
         self.memory.signals.floor_changes += 1;
         Taken::Stored
+    }
+
+    pub(super) fn device_returned(&mut self, id: &DeviceId) {
+        let (now, wall) = (self.now, self.wall);
+        let Some(device) = self.change(id) else { return };
+        device.observer.said_online(now);
+        device.seen(wall);
+        device.changed(wall);
+        self.refresh(id);
     }
 
     pub(super) fn answer(&mut self, answer: &Answer) -> Result<Taken, StoreError> {
@@ -83,7 +94,10 @@ impl Turn<'_> {
             device.measured(&report.readings, at);
             device.changed(wall);
         }
-        self.samples.known_newest(&report.device_id, at);
+        // It was judged by a guess: good enough to be shown, not to go on from.
+        if report.guess_base_ms.is_none() {
+            self.samples.known_newest(&report.device_id, at);
+        }
         Taken::Stored
     }
 }

@@ -19,9 +19,12 @@
 //!   [`StoreStats::ledger`]), and every loss is a gap record on its way to the history table. A copy of the ledgers in
 //!   `state.db`, at most 30 s old, lets the loss of `telemetry.db` itself be counted and declared.
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
+//! * Every accepted command's outcome is kept until it is announced; of commands refused on arrival few are kept
+//!   (the room's `refusals` says how few), and outcomes are announced before refusals.
 //! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
 //!   256 reports of a device changes nothing.
-//! * A block of samples is immutable from the moment it is closed: its key and its bytes never change.
+//! * A block of samples is immutable from the moment it is closed: its key and its bytes never change. The exception are
+//!   blocks taken before the gateway knew the time: they are not sent until they have their right times, once for good.
 //!
 //! # What it does not do
 //!
@@ -29,6 +32,7 @@
 //! shows while it runs costs the requests of that moment; a second later the file is rebuilt.
 
 mod answers;
+mod clock_floor;
 mod commands;
 mod device;
 mod device_rows;
@@ -37,6 +41,7 @@ mod intake;
 mod journal;
 pub(crate) mod ledgers;
 mod outbox;
+mod refusals;
 pub mod report;
 mod request;
 pub mod rescue;
@@ -55,4 +60,6 @@ mod writer;
 
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
 pub use store::{Config, Store, StoreError, Wakeups};
-pub use view::{DeviceView, GapRecord, HistoryBlock, Lane, MetricSummary, OutboxEntry, StateSnapshot, StoreStats};
+pub use view::{
+    DeviceView, GapRecord, HistoryBlock, Lane, MetricSummary, OutboxEntry, OutboxOrder, StateSnapshot, StoreStats,
+};

@@ -29,6 +29,8 @@ pub struct TelemetryReport {
     pub seq: Option<u64>,
     /// When, by the gateway's clock.
     pub received_at: Timestamp,
+    /// [`crate::clock::Moment::guess_base`] of that look at the clock; `None` if the time was known.
+    pub guess_base_ms: Option<i64>,
     /// MQTT DUP flag: without a device time, only such a report can be a duplicate.
     pub redelivered: bool,
     /// MQTT RETAIN flag: an old value; seeds `last_telemetry` if nothing newer is known, never history or presence.

@@ -24,6 +24,7 @@ use super::telemetry::{Staged, TelemetryDb, TelemetryStats};
 use super::terms::{COMMIT_BATCH, Config, StoreError, Taken};
 use super::turn::Memory;
 use super::view::HistoryBlock;
+use crate::clock::{BootId, Moment};
 
 /// The file.
 pub(super) const TELEMETRY_FILE: &str = "telemetry.db";
@@ -61,6 +62,10 @@ pub(super) struct Samples {
     confirmed_first: Option<Instant>,
     quota_bytes: u64,
     full: bool,
+    /// Which boot of the machine this is.
+    boot_id: BootId,
+    /// The time was known when it was looked at last: then what the devices show is no guess.
+    time_known: bool,
     /// The ledgers as the file had them when it broke.
     known: BTreeMap<DeviceId, KnownLedger>,
     /// What was damaged, until somebody asks.
@@ -71,9 +76,11 @@ pub(super) struct Samples {
 pub(super) type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
 
 impl Samples {
-    pub(super) fn open(config: &Config, now: Instant, wall: Timestamp) -> Result<(Self, Newest), StoreError> {
+    pub(super) fn open(config: &Config, now: Instant, moment: &Moment) -> Result<(Self, Newest), StoreError> {
         let path = config.state_dir.join(TELEMETRY_FILE);
-        let (db, newest, rescue) = TelemetryDb::open_or_rescue(&path, config.history_retention, now, wall, false)?;
+        let (mut db, newest, rescue) =
+            TelemetryDb::open_or_rescue(&path, config.history_retention, now, moment.wall, false)?;
+        db.booted(moment.boot.boot_id);
         let samples = Self {
             path,
             history_retention: config.history_retention,
@@ -86,6 +93,8 @@ impl Samples {
             confirmed_first: None,
             quota_bytes: config.quota_bytes,
             full: false,
+            boot_id: moment.boot.boot_id,
+            time_known: moment.quality.is_exact(),
             known: BTreeMap::new(),
             rescued: rescue,
         };
@@ -192,11 +201,50 @@ impl Samples {
         db.commit(now)
     }
 
+    /// Gives some of the samples whose time was a guess their right time, if that is known by now or `must_do`. What
+    /// waits for its commit is committed first: a failure here costs the file, as one there does.
+    pub(super) fn settle(
+        &mut self,
+        moment: &Moment,
+        must_do: bool,
+        memory: &mut Memory,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        self.time_known = moment.quality.is_exact();
+        let due = (moment.quality.is_exact() || must_do) && self.db.as_ref().is_some_and(TelemetryDb::is_provisional);
+        if !due {
+            return Ok(());
+        }
+        self.commit(memory, now, moment.wall)?;
+        let Some(db) = &mut self.db else { return Err(StoreError::Closed) };
+        match db.settle(moment, must_do, now) {
+            Ok(ready) => {
+                memory.signals.blocks |= ready > 0;
+                Ok(())
+            }
+            Err(cause) => {
+                self.db = None;
+                self.broken_at = Some((now, cause.clone()));
+                Err(cause)
+            }
+        }
+    }
+
     /// Closed blocks not yet accepted, without those whose confirmation still waits.
     pub(super) fn peek_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         self.usable()?;
         let db = self.db.as_mut().ok_or(StoreError::Closed)?;
         let mut blocks = db.peek_blocks(limit.saturating_add(self.confirmed.len()))?;
+        blocks.retain(|block| !self.confirmed.contains(&block.id));
+        blocks.truncate(limit);
+        Ok(blocks)
+    }
+
+    /// The newest of them, newest first.
+    pub(super) fn peek_newest_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.usable()?;
+        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
+        let mut blocks = db.peek_newest_blocks(limit.saturating_add(self.confirmed.len()))?;
         blocks.retain(|block| !self.confirmed.contains(&block.id));
         blocks.truncate(limit);
         Ok(blocks)
@@ -279,9 +327,15 @@ impl Samples {
             return Ok(());
         }
         self.reopened(now, wall, memory)?;
-        self.db.as_mut().ok_or(StoreError::Closed)?.declare_lost(&losses)?;
+        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
         memory.signals.blocks = true;
-        Ok(())
+        if self.waiting.is_empty() {
+            return db.declare_lost(&losses);
+        }
+        // The samples among which they came stand before them in the order of acknowledgement: a broker that waits for
+        // both would send nothing more until their window ends. So all go together, in one flush.
+        db.declare_with_commit(&losses)?;
+        self.commit(memory, now, wall)
     }
 
     /// Sets the ledgers right if the file was lost or put back since `known` was written down.
@@ -335,7 +389,8 @@ impl Samples {
         match TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect) {
             Ok((mut db, _, rescue)) => {
                 self.rescued = rescue.or_else(|| self.rescued.take());
-                for device in memory.devices.values() {
+                db.booted(self.boot_id);
+                for device in memory.devices.values().filter(|_| self.time_known) {
                     if let Some(at) = device.view.last_reading_at {
                         db.known_newest(device.id(), at);
                     }
@@ -371,7 +426,9 @@ fn is_fresh(at: Timestamp, report: &TelemetryReport, silence: Duration) -> bool 
 /// A reading that cannot be taken is a live sign all the same; one that comes again says nothing new.
 fn heard(report: &TelemetryReport, memory: &mut Memory, now: Instant, wall: Timestamp) {
     let Some(device) = memory.devices.get_mut(&report.device_id) else { return };
-    let at = report.device_time.unwrap_or(report.received_at);
+    // A device's time cannot be judged while the gateway's is a guess.
+    let judged = report.device_time.filter(|_| report.guess_base_ms.is_none());
+    let at = judged.unwrap_or(report.received_at);
     if !report.redelivered && is_fresh(at, report, device.observer.silence()) {
         device.observer.reported(now);
         device.seen(report.received_at);
@@ -388,7 +445,7 @@ fn show(sample: &Waiting, memory: &mut Memory, wall: Timestamp) -> bool {
     }
     memory.counted.telemetry_committed += 1;
     let Some(device) = memory.devices.get_mut(&report.device_id) else { return false };
-    let newest = staged.is_newest && device.view.last_reading_at.is_none_or(|last| last < staged.at);
+    let newest = staged.is_newest;
     let fresh = is_fresh(staged.at, report, device.observer.silence());
     if newest {
         device.measured(&report.readings, staged.at);

@@ -13,7 +13,7 @@ use super::report::FloorReport;
 use super::request::{Ask, Kind, Pace, Request};
 use super::rescue::{self, InhibitionWatch, Rescue};
 use super::turn::Turn;
-use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, StoreStats};
+use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, OutboxOrder, StateSnapshot, StoreStats};
 use super::writer::Writer;
 use super::{outbox, sessions};
 use crate::clock::Clock;
@@ -141,6 +141,17 @@ impl Store {
         .await
     }
 
+    /// A device has connected anew in the place of an older connection: it is there. Says nothing about its state, and
+    /// proves no reboot.
+    pub async fn device_returned(&self, id: &DeviceId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.ask(Pace::Lazy, move |turn| {
+            turn.device_returned(&id);
+            Ok(())
+        })
+        .await
+    }
+
     /// One step of the timers: offline by silence, warning delays, blocks older than 60 s, overdue flushes.
     /// The gateway calls it every second; tests call it as they like.
     pub async fn tick(&self) -> Result<(), StoreError> {
@@ -241,9 +252,21 @@ impl Store {
 
     // ---- lanes out ------------------------------------------------------------------------------------------
 
-    /// The oldest due announcements of a lane.
+    /// The next due announcements of a lane: accepted commands before refused ones, each kind oldest first.
     pub async fn peek_outbox(&self, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, limit)).await
+        self.peek_outbox_after(lane, OutboxOrder::OutcomesFirst, 0, limit).await
+    }
+
+    /// As [`Store::peek_outbox`], but in this order, and only entries with a higher number than `after`. Numbers only
+    /// grow, so this is what came after an entry that was seen.
+    pub async fn peek_outbox_after(
+        &self,
+        lane: Lane,
+        order: OutboxOrder,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, order, after, limit)).await
     }
 
     /// Announced. An entry that was renewed meanwhile has another number and stays.
@@ -289,6 +312,12 @@ impl Store {
     /// Closed blocks not yet accepted, oldest first.
     pub async fn peek_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         self.ask(Pace::Lazy, move |turn| turn.samples.peek_blocks(limit)).await
+    }
+
+    /// The newest closed blocks not yet accepted, newest first; no gap records. With a backlog, they need not wait
+    /// behind it.
+    pub async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.ask(Pace::Lazy, move |turn| turn.samples.peek_newest_blocks(limit)).await
     }
 
     /// Accepted by the table.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use super::report::Answer;
+use crate::clock::BootTime;
 
 /// Telemetry messages that make a commit worth its flash: at 20 a second, one commit a second.
 pub const COMMIT_BATCH: usize = 20;
@@ -147,12 +148,15 @@ pub struct NewExecution {
     pub record: ExecutionRecord,
     /// The parameters in the device's types, for the driver.
     pub checked_parameters: Map<String, Value>,
+    /// When it was received, on the clock that nothing steps.
+    pub received_boot: Option<BootTime>,
 }
 
 /// What the journal did with a new execution.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Journalled {
-    /// Stored; the record may have become `rejected` with `QUEUE_FULL`.
+    /// Stored; the record may have become `rejected` with `QUEUE_FULL`, or with `RATE_LIMITED` if it may be one that was
+    /// refused before and is forgotten.
     New(ExecutionRecord),
     /// The same command again: this is its record, announced once more on [`Lane::Result`].
     Duplicate(ExecutionRecord),
@@ -171,6 +175,8 @@ pub struct OpenExecution {
     pub answer: Option<Answer>,
     /// `boot_count` of the device when the intent was committed.
     pub boot_count_before: Option<u64>,
+    /// When it was received, on the clock that nothing steps; `None` if the journal does not tell.
+    pub received_boot: Option<BootTime>,
 }
 
 /// How an execution ends.

@@ -13,7 +13,7 @@ use super::device::Device;
 use super::samples::Samples;
 use super::terms::{Config, StoreError, Wakeups};
 use super::view::{DeviceView, Lane, StateSnapshot, StoreStats};
-use super::{journal, outbox};
+use super::{journal, outbox, refusals};
 
 /// What the writer holds in memory.
 #[derive(Debug)]
@@ -189,10 +189,12 @@ impl Turn<'_> {
             samples_open: telemetry.samples_open,
             blocks_waiting: telemetry.blocks_waiting,
             samples_waiting: telemetry.samples_waiting,
+            samples_provisional: telemetry.samples_provisional,
             blocks_parked: telemetry.blocks_parked,
             gaps_waiting: telemetry.gaps_waiting,
             ledger,
             outbox_waiting,
+            refused_not_announced: refusals::not_announced(self.connection)?,
             states_waiting: if self.config.announce_tables { states().count() as u64 } else { 0 },
             oldest_waiting_seconds: oldest.map_or(0, |time| self.wall.since(time).as_secs()),
             bytes_on_disk: telemetry.bytes_on_disk + state_bytes + bytes_beside,
@@ -217,7 +219,7 @@ impl Turn<'_> {
             } else if Device::is_reboot(&record) && record.started_at.is_some() {
                 device.observer.reboot(None, now);
             }
-            device.executing(&record, open);
+            device.executing(execution.seq, &record, open);
             if record.status.is_terminal() {
                 // The tools may have written to the table before they knew how it ends.
                 device.changed_urgently(wall);

@@ -85,6 +85,8 @@ pub struct HistoryBlock {
     pub readings: BTreeMap<String, Vec<Option<Reading>>>,
     /// TTL.
     pub expires_at: Timestamp,
+    /// Some of its times are a guess for good: the gateway restarted, or gave up waiting, before it knew the time.
+    pub unsynchronised: bool,
     /// It is no block but a gap record: then `first` is its key alone, and there are no samples.
     pub gap: Option<GapRecord>,
 }
@@ -126,6 +128,15 @@ pub enum Lane {
     Table,
 }
 
+/// In which order announcements are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutboxOrder {
+    /// Accepted commands before refused ones, each kind by number.
+    OutcomesFirst,
+    /// By number alone: the oldest transition first.
+    ByNumber,
+}
+
 /// One announcement that is due: the newest record of one execution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutboxEntry {
@@ -152,6 +163,8 @@ pub struct StoreStats {
     pub blocks_waiting: u64,
     /// Samples in those blocks.
     pub samples_waiting: u64,
+    /// Samples not yet sent whose time is a guess; they get their right one once the gateway knows it.
+    pub samples_provisional: u64,
     /// Blocks the table refused for good.
     pub blocks_parked: u64,
     /// Gap records not yet accepted by the table.
@@ -160,6 +173,8 @@ pub struct StoreStats {
     pub ledger: DeviceLedger,
     /// Announcements not yet confirmed, both lanes.
     pub outbox_waiting: u64,
+    /// Commands refused on arrival that went before they were announced everywhere, since the file was made.
+    pub refused_not_announced: u64,
     /// Devices whose state is newer here than in the table.
     pub states_waiting: u64,
     /// Age of the oldest thing that waits, seconds.

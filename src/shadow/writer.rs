@@ -23,7 +23,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use floorgate_model::DeviceId;
+use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -40,8 +40,8 @@ use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{device_rows, ledgers, schema};
-use crate::clock::Clock;
+use super::{clock_floor, device_rows, ledgers, schema};
+use crate::clock::{Clock, Moment};
 
 /// Requests in one transaction; more wait for the next.
 const BATCH_MAX: usize = 500;
@@ -69,6 +69,9 @@ pub(super) struct Writer {
     chores: Chores,
     doubt: Doubt,
     backups: Backups,
+    floor_saved: clock_floor::Saved,
+    /// While the time is a guess: which one ([`Moment::guess_base`]), and what it said when it began.
+    guess: Option<(i64, Timestamp)>,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
     /// Given back last.
@@ -86,9 +89,12 @@ impl Writer {
         now: Instant,
     ) -> Result<(Self, InhibitionWatch), StoreError> {
         let lock = schema::own_folder(&config.state_dir)?;
-        let wall = clock.now();
-        let (mut state, mut life) = StateFile::open(&config, wall, None)?;
-        let (mut samples, newest) = Samples::open(&config, now, wall)?;
+        let (mut state, mut life) = StateFile::open(&config, clock.now(), None)?;
+        // First of all: everything below asks for the time.
+        let connection = state.connection_mut().ok_or(StoreError::Closed)?;
+        clock_floor::resume(connection, &clock)?;
+        let moment = clock.moment();
+        let (mut samples, newest) = Samples::open(&config, now, &moment)?;
         let read = |state: &mut StateFile| {
             let connection = state.connection_mut().ok_or(StoreError::Closed)?;
             Ok((ledgers::all(connection)?, attach(connection, &config, &clock, &newest, now)?))
@@ -97,7 +103,7 @@ impl Writer {
             // Too deep for its check, or the file is too large for one.
             Err(StoreError::Damaged { cause, .. }) => {
                 drop(state);
-                (state, life) = StateFile::open(&config, wall, Some(&cause))?;
+                (state, life) = StateFile::open(&config, clock.now(), Some(&cause))?;
                 read(&mut state)?
             }
             read => read?,
@@ -106,7 +112,8 @@ impl Writer {
         doubt.begin(life.doubt_left, life.doubt_why.as_deref().unwrap_or("the journal was damaged"), now);
         // It stands in the file, and memory is made of that.
         state.take_rescued();
-        for device in devices.values() {
+        // A time of a guess is no time to go on from; and while there is only a guess, nobody knows which is which.
+        for device in devices.values().filter(|_| moment.quality.is_exact()) {
             if let Some(at) = device.view.last_reading_at {
                 samples.known_newest(device.id(), at);
             }
@@ -115,6 +122,7 @@ impl Writer {
         samples.reconcile(&ledgers_saved)?;
         let (flushed_at, lazy_until) = (now, None);
         let backups = Backups::of(state.path(), now);
+        let guess = moment.guess_base().map(|base| (base, moment.wall));
         let mut writer = Self {
             config,
             clock,
@@ -130,6 +138,8 @@ impl Writer {
             chores: Chores::new(now),
             doubt,
             backups,
+            floor_saved: clock_floor::Saved::default(),
+            guess,
             lazy_until,
             _lock: lock,
         };
@@ -266,8 +276,15 @@ impl Writer {
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
         }
+        let with_floor = changes && self.floor_saved.may_travel(self.now);
+        if with_floor {
+            clock_floor::save(connection, &self.clock)?;
+        }
         self.state.commit(self.now)?;
         self.doubt.saved();
+        if with_floor {
+            self.floor_saved.saved(self.now);
+        }
         self.memory.counted.commits += u64::from(changes);
         for id in &touched {
             if let Some(device) = self.memory.devices.get_mut(id) {
@@ -331,7 +348,9 @@ impl Writer {
 
     /// One step of the timers.
     fn tick(&mut self) -> Result<(), StoreError> {
-        let (now, wall) = (self.now, self.clock.now());
+        let (now, moment) = (self.now, self.clock.moment());
+        let wall = moment.wall;
+        self.note_the_time(&moment);
         self.doubt.pass(now);
         for device in self.memory.devices.values_mut() {
             device.observer.tick(now);
@@ -342,6 +361,8 @@ impl Writer {
             let step = self.samples.commit(&mut self.memory, now, wall);
             outcome = outcome.and(step);
         }
+        let step = self.samples.settle(&moment, self.clock.guess_must_do(), &mut self.memory, now);
+        outcome = outcome.and(step);
         if now.saturating_duration_since(self.ledgers_saved_at) >= FLUSH_INTERVAL {
             self.ledgers_saved_at = now;
             let step = self.flush_all();
@@ -350,10 +371,41 @@ impl Writer {
             let step = self.flush();
             outcome = outcome.and(step);
         }
+        if self.floor_saved.is_due(now) {
+            let step = self.save_floor();
+            outcome = outcome.and(step);
+        }
         let tidied = self.tidy();
         let noted = self.note_rescued();
         self.look_after_backups();
         outcome.and(tidied).and(noted)
+    }
+
+    /// What was noted under a guess moves with it, once the time is known.
+    fn note_the_time(&mut self, moment: &Moment) {
+        let base = moment.guess_base();
+        if self.guess.map(|(base, _)| base) == base {
+            return;
+        }
+        let before = std::mem::replace(&mut self.guess, base.map(|base| (base, moment.wall)));
+        let Some((guessed, since)) = before else { return };
+        let shift = moment.base_ms().saturating_sub(guessed);
+        for device in self.memory.devices.values_mut() {
+            device.time_corrected(since, shift, moment.wall);
+        }
+        if base.is_none() {
+            tracing::info!(now = %moment.wall, quality = ?moment.quality, corrected_by_ms = shift, "the time is known now");
+        }
+    }
+
+    /// Writes the clock's floor, though nothing else is written.
+    fn save_floor(&mut self) -> Result<(), StoreError> {
+        let clock = self.clock.clone();
+        let saved =
+            self.state.begin(self.now, self.clock.now()).and_then(|connection| clock_floor::save(connection, &clock));
+        let saved = saved.and_then(|()| self.commit());
+        self.floor_saved.saved(self.now);
+        saved.inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
 
     fn signal(&mut self) {
@@ -369,7 +421,7 @@ impl Writer {
         self.backups.stop();
         self.doubt.pass(self.now);
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
-        let flushed = self.flush_all();
+        let flushed = self.flush_all().and_then(|()| self.save_floor());
         let closed = self.state.close();
         telemetry.and(flushed).and(closed)
     }

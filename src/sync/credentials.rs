@@ -152,15 +152,17 @@ struct Keys {
     access_key_id: String,
     secret_access_key: String,
     session_token: Option<String>,
-    /// When they end, by our clock; `None` for keys that do not.
-    ends: Option<Timestamp>,
+    /// How long they last from when they were fetched; `None` for keys that do not end.
+    life: Option<Duration>,
 }
 
-/// Keys and when to fetch the next.
+/// Keys, and by boot time, milliseconds, when to fetch the next and when they end: no step of the wall clock makes keys
+/// old or young.
 #[derive(Clone)]
 struct Cached {
     keys: Keys,
-    renew_at: Option<Timestamp>,
+    renew_at: Option<i64>,
+    ends: Option<i64>,
 }
 
 /// Hands credentials to the SDK. Clones share one cache.
@@ -198,26 +200,27 @@ impl CredentialSource {
     /// [`CredentialsError`] if there are none and none can be had.
     pub async fn credentials(&self) -> Result<Credentials, CredentialsError> {
         let mut cache = self.0.cache.lock().await;
-        let now = self.0.clock.now();
+        let now = self.0.clock.boot_ms();
         let rejected = self.0.rejected.swap(false, Ordering::Relaxed);
         if let Some(cached) = cache.as_ref().filter(|_| !rejected)
             && cached.renew_at.is_none_or(|at| now < at)
         {
-            return Ok(cached.keys.to_sdk());
+            return Ok(cached.keys.to_sdk(cached.left(now), self.0.clock.now()));
         }
         match self.fetch().await {
             Ok(keys) => {
-                let renew_at = keys.ends.map(|ends| renew_at(now, ends, fastrand::f64()));
-                let sdk = keys.to_sdk();
-                *cache = Some(Cached { keys, renew_at });
+                let renew_at = keys.life.map(|life| after(now, renew_after(life, fastrand::f64())));
+                let ends = keys.life.map(|life| after(now, life));
+                let sdk = keys.to_sdk(keys.life, self.0.clock.now());
+                *cache = Some(Cached { keys, renew_at, ends });
                 Ok(sdk)
             }
             Err(error) => match cache.as_mut() {
                 // Still good, and nobody said otherwise: the renewal can wait.
-                Some(cached) if !rejected && cached.keys.ends.is_none_or(|ends| now < ends) => {
+                Some(cached) if !rejected && cached.ends.is_none_or(|ends| now < ends) => {
                     tracing::warn!(%error, "credentials not renewed; the old ones are good for a while");
-                    cached.renew_at = Some(now.saturating_add(RENEW_RETRY));
-                    Ok(cached.keys.to_sdk())
+                    cached.renew_at = Some(after(now, RENEW_RETRY));
+                    Ok(cached.keys.to_sdk(cached.left(now), self.0.clock.now()))
                 }
                 _ => {
                     *cache = None;
@@ -233,7 +236,7 @@ impl CredentialSource {
                 access_key_id: access_key_id.clone(),
                 secret_access_key: secret_access_key.clone(),
                 session_token: session_token.clone(),
-                ends: None,
+                life: None,
             }),
             CredentialsConfig::SharedFile { path, profile } => file::read(path, profile),
             CredentialsConfig::Iot(iot) => iot::fetch(iot, self.0.clock.now()).await,
@@ -242,17 +245,28 @@ impl CredentialSource {
 }
 
 impl Keys {
-    fn to_sdk(&self) -> Credentials {
-        let ends = self.ends.map(to_system_time);
+    /// As the SDK wants them, with `left` to live from `wall` on.
+    fn to_sdk(&self, left: Option<Duration>, wall: Timestamp) -> Credentials {
+        let ends = left.map(|left| to_system_time(wall.saturating_add(left)));
         Credentials::new(&self.access_key_id, &self.secret_access_key, self.session_token.clone(), ends, "floorgate")
     }
 }
 
-/// When to renew keys that were fetched at `now` and end at `ends`; `random` evenly from `0.0..1.0`.
-fn renew_at(now: Timestamp, ends: Timestamp, random: f64) -> Timestamp {
-    let life = ends.since(now);
+impl Cached {
+    fn left(&self, now: i64) -> Option<Duration> {
+        self.ends.map(|ends| Duration::from_millis(u64::try_from(ends.saturating_sub(now)).unwrap_or(0)))
+    }
+}
+
+/// A later boot time, milliseconds.
+fn after(now: i64, time: Duration) -> i64 {
+    now.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// After how long to renew keys that last for `life`; `random` evenly from `0.0..1.0`.
+fn renew_after(life: Duration, random: f64) -> Duration {
     let early = RENEW_BEFORE.max(life / 5).min(life / 2) + (life / 20).mul_f64(random.clamp(0.0, 1.0));
-    ends.saturating_sub(early)
+    life.saturating_sub(early)
 }
 
 impl ProvideCredentials for CredentialSource {

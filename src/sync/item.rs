@@ -74,7 +74,8 @@ pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
         AttributeValue::L(cells.collect())
     };
     let readings = block.readings.iter().map(|(metric, values)| (metric.clone(), column(values))).collect();
-    Item::from([
+    let clock = (table::history::CLOCK.to_owned(), text(table::history::UNSYNCHRONISED));
+    let mut item = Item::from([
         (table::devices::DEVICE_ID.to_owned(), text(&block.device_id)),
         (table::history::TIMESTAMP.to_owned(), text(block.first)),
         (table::history::END.to_owned(), text(end)),
@@ -83,7 +84,9 @@ pub(super) fn block(block: &HistoryBlock, gateway: &GatewayId) -> Item {
         (table::history::OFFSETS_MS.to_owned(), AttributeValue::L(block.offsets_ms.iter().map(number).collect())),
         (table::history::READINGS.to_owned(), AttributeValue::M(readings)),
         (table::history::EXPIRES_AT.to_owned(), number(block.expires_at.as_seconds())),
-    ])
+    ]);
+    item.extend(block.unsynchronised.then_some(clock));
+    item
 }
 
 /// A gap record: no samples, but how many are missing, since when, and what is left of them.
@@ -193,10 +196,14 @@ mod tests {
             offsets_ms: Vec::new(),
             readings: BTreeMap::new(),
             expires_at: at(7_200),
+            unsynchronised: false,
             gap: Some(record),
         };
         let gateway = GatewayId::new("GW").unwrap();
+        let guessed = block(&HistoryBlock { unsynchronised: true, gap: None, ..told.clone() }, &gateway);
+        assert_eq!(guessed["clock"], text("unsynchronised"));
         let item = block(&told, &gateway);
+        assert!(!item.contains_key("clock"));
         assert_eq!(item["timestamp"], text("2026-11-22T10:00:00.000Z"));
         assert_eq!((&item["from"], &item["end"]), (&item["timestamp"], &text("2026-11-22T11:00:00.000Z")));
         assert_eq!((&item["count"], &item["lost"], &item["reason"]), (&number(0), &number(240), &text("thinned")));

@@ -34,6 +34,7 @@ struct Case {
     clock_trusted: bool,
     inhibition: Option<Inhibition>,
     received_at: Timestamp,
+    same_boot: bool,
     source: Source,
     phase: Phase,
 }
@@ -49,6 +50,7 @@ impl Case {
             clock_trusted: true,
             inhibition: None,
             received_at: now(),
+            same_boot: true,
             source: CLOUD,
             phase: Phase::Receipt,
         }
@@ -67,6 +69,7 @@ impl Case {
             clock_trusted: self.clock_trusted,
             inhibition: self.inhibition.as_ref(),
             received_at: self.received_at,
+            same_boot: self.same_boot,
             source: self.source,
             phase: self.phase,
         };

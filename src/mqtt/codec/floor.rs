@@ -41,7 +41,16 @@ pub fn parse_telemetry(
     if readings.is_empty() {
         return Err(Refused::new(Refusal::NoReadings, "the object has no reading"));
     }
-    Ok(TelemetryReport { device_id: device.clone(), readings, device_time, seq, received_at, redelivered, retained })
+    Ok(TelemetryReport {
+        device_id: device.clone(),
+        readings,
+        device_time,
+        seq,
+        received_at,
+        guess_base_ms: None,
+        redelivered,
+        retained,
+    })
 }
 
 fn reading(name: &str, value: &Value) -> Result<Reading, Refused> {

@@ -5,6 +5,8 @@
 //! · origins · counters · columns: name, places, [bitmap of presence], values (less the value before, signed)
 //! ```
 //!
+//! Format 2 is the same of a block whose times are a guess for good ([`super::restamp`]).
+//!
 //! The first time is the row's own. A column whose values are decimals is written with the places of its longest
 //! one; any other is written raw. A sample of two readings that walk by tenths takes about four bytes.
 
@@ -18,6 +20,8 @@ use super::samples::{Origin, Samples};
 
 /// The layout written here.
 const FORMAT: u8 = 1;
+/// The same, and some of the times are a guess for good.
+const FORMAT_GUESSED: u8 = 2;
 /// No block of [`floorgate_model::table::history::ITEM_BYTES_MAX`] bytes holds more samples or columns.
 const PLACES_MAX: usize = 1_024;
 /// A column with a bitmap of presence.
@@ -48,7 +52,7 @@ pub(super) fn encode(samples: &Samples, retention: Duration) -> Vec<u8> {
 /// Reads what [`encode`] wrote; `None` if it is damaged or of a format not known here.
 pub(super) fn decode(first: i64, body: &[u8]) -> Option<(Samples, Duration)> {
     let mut cursor = Cursor::new(body);
-    if cursor.byte()? != FORMAT {
+    if !matches!(cursor.byte()?, FORMAT | FORMAT_GUESSED) {
         return None;
     }
     let retention = Duration::from_millis(cursor.number()?);
@@ -61,6 +65,18 @@ pub(super) fn decode(first: i64, body: &[u8]) -> Option<(Samples, Duration)> {
         samples.columns.insert(name, column(&mut cursor, count)?);
     }
     cursor.is_empty().then_some((samples, retention))
+}
+
+/// Marks what [`encode`] wrote: some of the times are a guess for good.
+pub(super) fn mark_guessed(body: &mut [u8]) {
+    if let Some(format) = body.first_mut() {
+        *format = FORMAT_GUESSED;
+    }
+}
+
+/// Whether some of a block's times are a guess for good.
+pub(super) fn is_guessed(body: &[u8]) -> bool {
+    body.first() == Some(&FORMAT_GUESSED)
 }
 
 fn put_times(out: &mut Vec<u8>, times: &[i64]) {

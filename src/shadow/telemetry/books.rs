@@ -236,7 +236,7 @@ pub(crate) fn rebuild(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "DELETE FROM ledger;
          INSERT INTO ledger
-             SELECT device, sum(samples), sum(samples * (sent = 1)), sum(samples * (sent = 0)), min(first), '{}'
+             SELECT device, sum(samples), sum(samples * (sent = 1)), sum(samples * (sent <> 1)), min(first), '{}'
              FROM (SELECT device, samples, sent, first FROM block
                    UNION ALL SELECT device, samples, 0, first FROM parked)
              GROUP BY device;
@@ -245,8 +245,8 @@ pub(crate) fn rebuild(conn: &Connection) -> rusqlite::Result<()> {
          UPDATE tally SET
              next_block = 1 + max(next_block - 1, (SELECT coalesce(max(id), 0) FROM block),
                  (SELECT coalesce(max(id), 0) FROM parked), (SELECT coalesce(max(id), 0) FROM gap)),
-             blocks_waiting = (SELECT count(*) FROM block WHERE sent = 0),
-             samples_waiting = (SELECT coalesce(sum(samples), 0) FROM block WHERE sent = 0),
+             blocks_waiting = (SELECT count(*) FROM block WHERE sent <> 1),
+             samples_waiting = (SELECT coalesce(sum(samples), 0) FROM block WHERE sent <> 1),
              blocks_sent = (SELECT count(*) FROM block WHERE sent = 1),
              blocks_parked = (SELECT count(*) FROM parked),
              gaps_waiting = (SELECT count(*) FROM gap WHERE sent = 0),

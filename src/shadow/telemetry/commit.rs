@@ -73,6 +73,7 @@ impl TelemetryDb {
                 rows::save_device(&tx, &device_row(device, track)).map_err(&doing)?;
             }
         }
+        self.eras.save(&tx).map_err(&doing)?;
         if writes == Writes::Nothing {
             append(&tx, &mut tail, &books.tally, self.staged.segments()).map_err(&doing)?;
         } else {
@@ -90,6 +91,8 @@ impl TelemetryDb {
             self.keep_balance(balance);
         }
         let written = usize::try_from(self.tally.next_block - before).unwrap_or(0);
+        self.eras.saved();
+        self.count_provisional(writes);
         self.keep_committed(writes, heads);
         Ok(written)
     }
@@ -116,6 +119,7 @@ impl TelemetryDb {
                 previous: head.last_block,
                 samples,
                 body: body::encode(block.samples(), self.history_retention),
+                era: block.era,
             };
             rows::insert_block(tx, &row)?;
             head.last_block = Some(row.id);
@@ -137,11 +141,22 @@ impl TelemetryDb {
         for track in self.tracks.values() {
             for block in track.open_blocks() {
                 for (place, sample) in block.samples().iter().enumerate() {
-                    packer.push(track.row, block.late, place == 0, &sample);
+                    packer.push(track.row, (block.late, block.era), place == 0, &sample);
                 }
             }
         }
         packer
+    }
+
+    /// The provisional ones among the blocks that were just written.
+    fn count_provisional(&mut self, writes: Writes) {
+        let closed = self.closed.iter().filter(|_| writes != Writes::Nothing).map(|closed| &closed.block);
+        let open = self.tracks.values().filter(|_| writes == Writes::All).flat_map(Track::open_blocks);
+        let written = closed.chain(open).filter(|block| block.era.is_some());
+        for samples in written.map(|block| block.samples().len() as u64).collect::<Vec<_>>() {
+            self.eras.blocks += 1;
+            self.eras.samples += samples;
+        }
     }
 
     /// The commit holds: memory follows.

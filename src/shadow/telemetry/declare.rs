@@ -1,21 +1,39 @@
 //! Declaring readings lost that are in no block: those never stored, and those that went with a damaged file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use floorgate_model::{DeviceId, Loss, LossReason, Timestamp};
+use rusqlite::Connection;
 
-use super::books::{self, Flush};
+use super::books::{self, Books, Flush};
 use super::gap::{self, Gap};
+use super::offer::Offered;
 use super::summary::Summary;
 use super::{TelemetryDb, rows};
 use crate::shadow::ledgers::KnownLedger;
 use crate::shadow::store::StoreError;
 
+/// A device that something is declared of.
+#[derive(Debug, Clone)]
+struct Concerned {
+    row: i64,
+    /// Its row is in the file.
+    stored: bool,
+    newest: Option<i64>,
+    /// Keys of its blocks that are not rows yet.
+    unwritten: Vec<i64>,
+}
+
 impl TelemetryDb {
     /// Declares readings lost that were taken from their senders and never stored: they count as accepted and as lost,
     /// and a gap record tells of them. Durable when this answers; on an error nothing is declared.
     pub(crate) fn declare_lost(&mut self, losses: &[Loss]) -> Result<(), StoreError> {
-        self.declare(losses, &BTreeMap::new())
+        self.declare(losses, &BTreeMap::new(), Flush::Now)
+    }
+
+    /// The same, durable with the next [`Self::commit`], which the caller makes at once.
+    pub(crate) fn declare_with_commit(&mut self, losses: &[Loss]) -> Result<(), StoreError> {
+        self.declare(losses, &BTreeMap::new(), Flush::Later)
     }
 
     /// Sets the accounts right after this file was lost or put back: `known` is what they were. Every reading that was
@@ -29,85 +47,68 @@ impl TelemetryDb {
         let mut losses = Vec::new();
         let mut behind = BTreeMap::new();
         for (device, known) in known {
-            let here = self.ledger(device, &std::collections::BTreeSet::new())?;
+            let here = self.ledger(device, &BTreeSet::new())?;
             if known.ledger.accepted <= here.accepted {
                 continue;
             }
             behind.insert(device.clone(), known);
             let (delivered, lost) = books::at_least(&here, &known.ledger);
             let accounted = delivered.saturating_add(lost.total()).saturating_add(here.stored);
-            let from = known.oldest.or(known.newest).unwrap_or_else(|| Timestamp::from_millis(0));
-            losses.push(Loss {
-                device_id: device.clone(),
-                from,
-                to: known.newest.map_or(from, |newest| newest.max(from)),
-                count: known.ledger.accepted.saturating_sub(accounted),
-                reason: LossReason::Damaged,
-            });
+            let newest = known.newest.or(known.oldest).unwrap_or_else(|| Timestamp::from_millis(0));
+            let from = known.oldest.map_or(newest, |oldest| oldest.min(newest));
+            let count = known.ledger.accepted.saturating_sub(accounted);
+            losses.push(Loss { device_id: device.clone(), from, to: newest, count, reason: LossReason::Damaged });
         }
         if !behind.is_empty() {
-            self.declare(&losses, &behind)?;
+            self.declare(&losses, &behind, Flush::Now)?;
         }
         losses.retain(|loss| loss.count > 0);
         Ok(losses)
     }
 
-    fn declare(&mut self, losses: &[Loss], behind: &BTreeMap<DeviceId, &KnownLedger>) -> Result<(), StoreError> {
+    /// Writes accounts and gap records. A loss of a device in `behind` was stored once; any other never was.
+    fn declare(
+        &mut self,
+        losses: &[Loss],
+        behind: &BTreeMap<DeviceId, &KnownLedger>,
+        flush: Flush,
+    ) -> Result<(), StoreError> {
         for (device, known) in behind {
             // Time goes on where it was, so that no key comes again.
             if let Some(newest) = known.newest {
                 self.known_newest(device, newest);
             }
         }
-        // Each device has a row, and no key is given twice in one go.
-        let mut rows_of = BTreeMap::new();
+        let mut concerned = BTreeMap::new();
         for loss in losses {
+            let unwritten = self.unwritten_keys(&loss.device_id);
             let track = self.track_mut(&loss.device_id);
-            rows_of.insert(loss.device_id.clone(), (track.row, track.stored, track.newest));
+            let device = Concerned { row: track.row, stored: track.stored, newest: track.newest, unwritten };
+            concerned.insert(loss.device_id.clone(), device);
         }
         let retention_ms = u64::try_from(self.history_retention.as_millis()).unwrap_or(u64::MAX);
         let offered = std::mem::take(&mut self.offered);
-        let outcome = self.change(Flush::Now, "declare readings lost", |tx, books| {
-            let mut newest: BTreeMap<DeviceId, (i64, Option<i64>)> = BTreeMap::new();
+        let outcome = self.change(flush, "declare readings lost", |tx, books| {
             for loss in losses {
-                let Some((row, stored, known_newest)) = rows_of.get(&loss.device_id).copied() else { continue };
-                if !stored {
-                    rows::add_device(tx, row, loss.device_id.as_str())?;
+                let Some(device) = concerned.get_mut(&loss.device_id) else { continue };
+                if !device.stored {
+                    rows::add_device(tx, device.row, loss.device_id.as_str())?;
                 }
-                if let Some(known) = behind.get(&loss.device_id) {
-                    books.account(row).restore(&known.ledger, loss.count);
-                } else {
-                    books.account(row).declare(loss.count, loss.reason);
+                match behind.get(&loss.device_id) {
+                    Some(known) => books.account(device.row).restore(&known.ledger, loss.count),
+                    None => books.account(device.row).declare(loss.count, loss.reason),
                 }
-                let last = &mut newest.entry(loss.device_id.clone()).or_insert((row, known_newest)).1;
                 if loss.count > 0 {
-                    let (from, until) = (loss.from.as_millis(), loss.to.max(loss.from).as_millis());
-                    let key = last.map_or(from, |newest| newest.saturating_add(1));
-                    let (device, lost, reason) = (row, loss.count, loss.reason);
-                    let gap =
-                        Gap { id: 0, device, key, from, until, lost, reason, retention_ms, summary: Summary::new() };
-                    match gap::newest_open(tx, row, reason, &offered)? {
-                        Some(mut known) if known.spans_with(&gap, gap::SPAN_MS) => {
-                            known.widen(from, until, lost);
-                            gap::update(tx, &known)?;
-                        }
-                        _ => {
-                            gap::insert(tx, books, &gap)?;
-                            *last = Some(key);
-                        }
-                    }
+                    tell(tx, books, &offered, loss, device, retention_ms)?;
                 }
             }
-            for (row, newest) in newest.values() {
-                if let Some(newest) = newest {
-                    rows::raise_newest(tx, *row, *newest)?;
-                }
-            }
-            Ok(newest)
+            let newest = |device: &Concerned| Some((device.row, device.newest?));
+            concerned.values().filter_map(newest).try_for_each(|(row, newest)| rows::raise_newest(tx, row, newest))
         });
         self.offered = offered;
-        for (device, (_, newest)) in outcome? {
-            self.now_stored(&device, newest);
+        outcome?;
+        for (device, now) in concerned {
+            self.now_stored(&device, now.newest);
         }
         Ok(())
     }
@@ -119,6 +120,35 @@ impl TelemetryDb {
                 track.stored = true;
                 track.newest = track.newest.max(newest);
             }
+        }
+    }
+}
+
+/// Adds a loss to the device's newest record of that reason, or makes one under a key of its own ([`gap`]).
+fn tell(
+    conn: &Connection,
+    books: &mut Books<'_>,
+    offered: &Offered,
+    loss: &Loss,
+    device: &mut Concerned,
+    retention_ms: u64,
+) -> rusqlite::Result<()> {
+    let (from, until) = (loss.from.as_millis(), loss.to.max(loss.from).as_millis());
+    let mut key = device.newest.map_or(from, |newest| newest.saturating_add(1));
+    // The newest time may have been put back with the clock.
+    while device.unwritten.contains(&key) || rows::key_taken(conn, device.row, key)? {
+        key = key.saturating_add(1);
+    }
+    let (lost, reason) = (loss.count, loss.reason);
+    let gap = Gap { id: 0, device: device.row, key, from, until, lost, reason, retention_ms, summary: Summary::new() };
+    match gap::newest_open(conn, device.row, reason, offered)? {
+        Some(mut known) if known.spans_with(&gap, gap::SPAN_MS) => {
+            known.widen(from, until, lost);
+            gap::update(conn, &known)
+        }
+        _ => {
+            device.newest = Some(key);
+            gap::insert(conn, books, &gap)
         }
     }
 }

@@ -158,6 +158,11 @@ pub(super) fn open(conn: &Connection, limit: i64) -> rusqlite::Result<Vec<Gap>> 
     conn.prepare_cached(&sql)?.query_map([limit], read)?.collect()
 }
 
+pub(super) fn is_waiting(conn: &Connection, id: i64) -> rusqlite::Result<bool> {
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM gap WHERE id = ?1 AND sent = {WAITING})");
+    conn.prepare_cached(&sql)?.query_row([id], |row| row.get(0))
+}
+
 pub(super) fn delete(conn: &Connection, books: &mut Books<'_>, id: i64) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM gap WHERE id = ?1")?.execute([id])?;
     books.tally.gaps_waiting -= 1;

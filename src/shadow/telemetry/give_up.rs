@@ -30,7 +30,7 @@ use crate::shadow::store::StoreError;
 /// Blocks thinned in one step at most.
 const STEP: u64 = 256;
 /// Bytes of the quota for one block of a step, so that with a small quota too the log of a step stays a small part of it.
-const QUOTA_PER_BLOCK: u64 = 64 * 1024;
+const QUOTA_PER_BLOCK: u64 = 256 * 1024;
 /// Records of thinned readings dropped in one step.
 const DROP_STEP: usize = 256;
 /// Gap records looked at in one step.
@@ -58,8 +58,12 @@ impl TelemetryDb {
 
     /// Makes gap records of the oldest blocks that were never handed out.
     fn thin(&mut self, bytes: u64) -> Result<bool, StoreError> {
-        let step = (bytes / QUOTA_PER_BLOCK).clamp(1, STEP);
-        let blocks = rows::never_offered(&self.conn, step.cast_signed()).map_err(io("read blocks to thin"))?;
+        let step = (bytes / QUOTA_PER_BLOCK).clamp(1, STEP).cast_signed();
+        let mut blocks = rows::never_offered(&self.conn, step).map_err(io("read blocks to thin"))?;
+        if blocks.is_empty() {
+            // Those whose times are a guess still were never handed out either.
+            blocks = rows::provisional(&self.conn, step).map_err(io("read blocks to thin"))?;
+        }
         if blocks.is_empty() {
             return Ok(false);
         }
@@ -83,6 +87,9 @@ impl TelemetryDb {
             }
             gathered.values().try_for_each(|gap| gap::add(conn, books, offered, gap, gap::SPAN_MS))
         })?;
+        for guessed in blocks.iter().filter(|block| block.era.is_some()) {
+            self.eras.gone(1, super::count(guessed.samples));
+        }
         Ok(true)
     }
 

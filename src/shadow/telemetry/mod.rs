@@ -6,7 +6,8 @@
 //!   it is in exactly one block, whatever happens in between.
 //! * A commit that fails leaves nothing behind, neither in the file nor in memory: not the sample, not the memory of
 //!   having seen it, not its time. Its sender sends it again and it is taken as if for the first time.
-//! * A closed block never changes. Its key (device, time of its first sample) is its own among all blocks and gap
+//! * A closed block never changes, unless its times are a guess: then it is not sent either until it has its right ones,
+//!   once and for good ([`restamp`]). Its key (device, time of its first sample) is its own among all blocks and gap
 //!   records kept here.
 //! * For every device, at every instant, `accepted = delivered + stored + lost` ([`books`]): accepted are the samples
 //!   that were committed and not folded, and those declared lost without having been stored ([`declare`]); delivered
@@ -58,6 +59,7 @@ mod give_up;
 mod offer;
 mod open_block;
 mod replay;
+pub(crate) mod restamp;
 mod room;
 mod rows;
 mod salvage;
@@ -82,6 +84,7 @@ use rusqlite::Connection;
 use self::books::{Account, count};
 use self::offer::Offered;
 use self::open_block::OpenBlock;
+use self::restamp::Eras;
 use self::rows::Tally;
 use self::segment::{Packer, Tail};
 use self::track::Track;
@@ -111,6 +114,8 @@ pub(crate) struct TelemetryStats {
     pub(crate) samples_open: u64,
     pub(crate) blocks_waiting: u64,
     pub(crate) samples_waiting: u64,
+    /// Samples among them, and among the open ones, whose time is a guess still.
+    pub(crate) samples_provisional: u64,
     pub(crate) blocks_parked: u64,
     pub(crate) gaps_waiting: u64,
     /// Time of the oldest sample that the table does not have.
@@ -156,6 +161,8 @@ pub(crate) struct TelemetryDb {
     unreadable: Option<StoreError>,
     /// No sent block has a lower id.
     sent_from: i64,
+    /// Guesses at the time, and the blocks that wait for the right one.
+    eras: Eras,
 }
 
 impl TelemetryDb {
@@ -204,22 +211,28 @@ impl TelemetryDb {
     /// Figures, as if the blocks in `confirmed` were marked as sent; cheap enough to ask for after every commit.
     pub(crate) fn stats(&self, confirmed: &BTreeSet<i64>) -> Result<TelemetryStats, StoreError> {
         let doing = io("find the oldest block");
-        let (mut blocks, mut samples) = (self.tally.blocks_waiting, self.tally.samples_waiting);
+        let Tally { blocks_waiting: mut blocks, samples_waiting: mut samples, gaps_waiting: mut gaps, .. } = self.tally;
         for id in confirmed {
             if let Some(confirmed) = rows::if_waiting(&self.conn, *id).map_err(&doing)? {
                 blocks -= 1;
                 samples -= confirmed.samples;
+            } else if gap::is_waiting(&self.conn, *id).map_err(&doing)? {
+                gaps -= 1;
             }
         }
         let waiting = if blocks > 0 { rows::oldest_waiting(&self.conn, confirmed).map_err(&doing)? } else { None };
+        let provisional =
+            if self.is_provisional() { rows::oldest_provisional(&self.conn).map_err(&doing)? } else { None };
         let open = self.unwritten().map(OpenBlock::first).min();
+        let guessed = self.unwritten().filter(|block| block.era.is_some()).map(|block| block.samples().len() as u64);
         Ok(TelemetryStats {
             samples_open: self.unwritten().map(|block| block.samples().len() as u64).sum(),
             blocks_waiting: count(blocks),
             samples_waiting: count(samples),
+            samples_provisional: self.eras.samples + guessed.sum::<u64>(),
             blocks_parked: count(self.tally.blocks_parked),
-            gaps_waiting: count(self.tally.gaps_waiting),
-            oldest: waiting.into_iter().chain(open).min().map(Timestamp::from_millis),
+            gaps_waiting: count(gaps),
+            oldest: waiting.into_iter().chain(provisional).chain(open).min().map(Timestamp::from_millis),
             bytes_on_disk: self.bytes_on_disk(),
         })
     }

@@ -35,14 +35,18 @@ pub(super) struct OpenBlock {
     pub(super) opened: Instant,
     /// It holds samples that came after newer ones.
     pub(super) late: bool,
+    /// Its times are a guess still ([`super::restamp`]).
+    pub(super) era: Option<i64>,
     samples: Samples,
     item_bytes: usize,
 }
 
 impl OpenBlock {
     /// An open block always holds its first sample, however large that is.
-    pub(super) fn new(device: &str, late: bool, first: &Sample, opened: Instant) -> Self {
-        let mut block = Self { opened, late, samples: Samples::default(), item_bytes: empty_item_bytes(device) };
+    pub(super) fn new(device: &str, late: bool, era: Option<i64>, first: &Sample, opened: Instant) -> Self {
+        let marked = if era.is_some() { history::CLOCK.len() + history::UNSYNCHRONISED.len() } else { 0 };
+        let item_bytes = empty_item_bytes(device) + marked;
+        let mut block = Self { opened, late, era, samples: Samples::default(), item_bytes };
         block.push(first);
         block
     }
@@ -65,11 +69,14 @@ impl OpenBlock {
         self.item_bytes
     }
 
-    /// Whether a sample may be the next one: later, within the size, no gap before it.
-    pub(super) fn takes(&self, next: &Sample, usual_ms: Option<i64>) -> bool {
+    /// Whether a sample may be the next one: of the same era, later, within the size, no gap before it.
+    pub(super) fn takes(&self, next: &Sample, usual_ms: Option<i64>, era: Option<i64>) -> bool {
         let distance = next.at.saturating_sub(self.last());
         let gap = usual_ms.unwrap_or(0).saturating_mul(GAP_DISTANCES).max(GAP_MIN_MS);
-        distance > 0 && distance <= gap && self.item_bytes + self.growth(next) <= history::ITEM_BYTES_MAX
+        self.era == era
+            && distance > 0
+            && distance <= gap
+            && self.item_bytes + self.growth(next) <= history::ITEM_BYTES_MAX
     }
 
     /// Adds the next sample, which the block must take.

@@ -8,9 +8,10 @@ use floorgate_model::{DeviceId, Readings, Timestamp};
 use rusqlite::Connection;
 
 use super::offer::Offered;
+use super::restamp::Eras;
 use super::samples::Sample;
 use super::segment::{self, Entry, Packer, Tail};
-use super::track::{Track, asked};
+use super::track::{Placed, Track, asked};
 use super::{ClosedBlock, TelemetryDb, body, rows, salvage, schema};
 use crate::shadow::store::StoreError;
 
@@ -52,7 +53,9 @@ fn read(
         closed_before: 0,
         unreadable: None,
         sent_from: 0,
+        eras: Eras::default(),
     };
+    db.replay_eras()?;
     db.replay_devices()?;
     db.replay_journal(now)?;
     let newest = db.newest_samples()?;
@@ -60,6 +63,17 @@ fn read(
 }
 
 impl TelemetryDb {
+    fn replay_eras(&mut self) -> rusqlite::Result<()> {
+        let eras = rows::eras(&self.conn)?;
+        self.eras.known = eras.into_iter().map(|era| (era.id, era)).collect();
+        // A block holds no more than a minute.
+        let newest = rows::newest_provisional(&self.conn)?;
+        let age = i64::try_from(super::BLOCK_AGE_MAX.as_millis()).unwrap_or(0);
+        self.eras.newest_kept = newest.map(|first| first.saturating_add(age));
+        (self.eras.blocks, self.eras.samples) = rows::count_provisional(&self.conn)?;
+        Ok(())
+    }
+
     fn replay_devices(&mut self) -> rusqlite::Result<()> {
         for row in rows::devices(&self.conn)? {
             // A name that is no id was damaged; its blocks cannot be sent, its row number stays used.
@@ -95,9 +109,10 @@ impl TelemetryDb {
     fn replace(&mut self, entry: &Entry, now: Instant) {
         let Some(device) = self.names.get(&entry.device) else { return };
         let Some(track) = self.tracks.get_mut(device) else { return };
-        let follows = |block: &super::OpenBlock| block.last() < entry.sample.at;
+        let follows = |block: &super::OpenBlock| block.last() < entry.sample.at && block.era == entry.era;
         let starts = entry.starts_block || !track.lane(entry.late).block.as_ref().is_some_and(follows);
-        let closed = track.put(device.as_str(), entry.late, starts.then_some(now), &entry.sample, asked(&entry.sample));
+        let placed = Placed { late: entry.late, era: entry.era, starts: starts.then_some(now) };
+        let closed = track.put(device.as_str(), placed, &entry.sample, asked(&entry.sample));
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
     }
 

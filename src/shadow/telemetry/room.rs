@@ -34,10 +34,8 @@ impl TelemetryDb {
             self.empty_long_log(bytes)?;
         }
         self.empty_log()?;
-        let log_pages = u32::try_from(bytes / LOG_PART / files::PAGE_BYTES).unwrap_or(u32::MAX);
-        let log_pages = log_pages.clamp(1, files::PAGES_PER_STEP);
         for _ in 0..STEPS_AT_ONCE {
-            if self.bytes_on_disk() <= bytes || !self.give_pages_back(0, log_pages)? {
+            if self.bytes_on_disk() <= bytes || !self.give_pages_back(0, pages_at_once(bytes))? {
                 break;
             }
             self.empty_log()?;
@@ -58,7 +56,7 @@ impl TelemetryDb {
         if self.tally.blocks_sent >= self.sent_kept() + SHED_STEP {
             return self.shed().map(|()| true);
         }
-        self.give_pages_back(files::FREE_PAGES_KEPT, files::PAGES_PER_STEP)
+        self.give_pages_back(files::FREE_PAGES_KEPT, pages_at_once(bytes))
     }
 
     /// Copies the log into the file and cuts it, without waiting for anyone.
@@ -81,7 +79,8 @@ impl TelemetryDb {
     pub(super) fn shed(&mut self) -> Result<(), StoreError> {
         let from = self.sent_from;
         let last = self.change(Flush::Later, "shed sent blocks", |tx, books| {
-            let shed = rows::shed_sent(tx, from, SHED_STEP)?;
+            // No more than there are: looking for others would read the whole file.
+            let shed = rows::shed_sent(tx, from, SHED_STEP.min(books.tally.blocks_sent))?;
             // Fewer than a step: whatever the tally says, there are no more.
             let left = books.tally.blocks_sent - i64::try_from(shed.len()).unwrap_or(0);
             books.tally.blocks_sent = if shed.is_empty() { 0 } else { left.max(0) };
@@ -104,4 +103,10 @@ impl TelemetryDb {
         let lazily = self.conn.pragma_update(None, "synchronous", "NORMAL");
         lazily.and_then(|()| files::give_back_some(&self.conn, keep, most)).map_err(io("give free pages back"))
     }
+}
+
+/// Pages given back in one step: each is written to the log, which must stay a small part of the quota.
+fn pages_at_once(bytes: u64) -> u32 {
+    let pages = u32::try_from(bytes / LOG_PART / files::PAGE_BYTES).unwrap_or(u32::MAX);
+    pages.clamp(1, files::PAGES_PER_STEP)
 }

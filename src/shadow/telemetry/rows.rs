@@ -6,6 +6,8 @@ use floorgate_model::DeviceLedger;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::books::{Account, count};
+use super::restamp::Era;
+use crate::clock::BootId;
 use crate::shadow::words;
 
 /// Figures that would be too dear to count: kept beside what they count, changed in the same transaction.
@@ -37,7 +39,12 @@ pub(super) struct BlockRow {
     pub(super) previous: Option<i64>,
     pub(super) samples: i64,
     pub(super) body: Vec<u8>,
+    /// Its times are a guess still ([`super::restamp`]).
+    pub(super) era: Option<i64>,
 }
+
+/// `sent` of a block that must not be sent yet; 0 is one that waits, 1 one that was sent.
+pub(super) const PROVISIONAL: i64 = 2;
 
 /// A device's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,15 +139,74 @@ pub(super) fn drop_pages_from(conn: &Connection, page: i64) -> rusqlite::Result<
 }
 
 pub(super) fn insert_block(conn: &Connection, block: &BlockRow) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO block VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6)";
+    let sql = "INSERT INTO block VALUES (?1, ?2, ?3, ?7, ?4, ?5, ?6, ?8)";
     conn.prepare_cached(sql)?.execute(params![
         block.id,
         block.device,
         block.first,
         block.previous,
         block.samples,
-        block.body
+        block.body,
+        if block.era.is_some() { PROVISIONAL } else { 0 },
+        block.era
     ])?;
+    Ok(())
+}
+
+/// The oldest provisional blocks.
+pub(super) fn provisional(conn: &Connection, limit: i64) -> rusqlite::Result<Vec<BlockRow>> {
+    let sql = "SELECT id, device, first, previous, samples, body, era FROM block WHERE sent = 2
+               ORDER BY first LIMIT ?1";
+    conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
+}
+
+/// How many provisional blocks there are, and their samples.
+pub(super) fn count_provisional(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let sql = "SELECT count(*), coalesce(sum(samples), 0) FROM block WHERE sent = 2";
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    conn.query_row(sql, [], |row| Ok((count(row.get(0)?), count(row.get(1)?))))
+}
+
+/// When the oldest provisional block begins.
+pub(super) fn oldest_provisional(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT min(first) FROM block WHERE sent = 2")?.query_row([], |row| row.get(0))
+}
+
+/// When the newest provisional block begins.
+pub(super) fn newest_provisional(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    conn.prepare_cached("SELECT max(first) FROM block WHERE sent = 2")?.query_row([], |row| row.get(0))
+}
+
+/// A provisional block gets its final form, and waits to be sent.
+pub(super) fn settle_block(conn: &Connection, block: &BlockRow) -> rusqlite::Result<()> {
+    let sql = "UPDATE block SET first = ?2, samples = ?3, body = ?4, sent = 0, era = NULL WHERE id = ?1";
+    conn.prepare_cached(sql)?.execute(params![block.id, block.first, block.samples, block.body])?;
+    Ok(())
+}
+
+/// The eras that some block or sample may be of.
+pub(super) fn eras(conn: &Connection) -> rusqlite::Result<Vec<Era>> {
+    let read = |row: &Row<'_>| {
+        let boot_id = row.get_ref(1)?.as_str()?;
+        let Some(boot_id) = BootId::parse(boot_id) else { return Ok(None) };
+        Ok(Some(Era { id: row.get(0)?, boot_id, base: row.get(2)?, stored: true }))
+    };
+    let found: Vec<Option<Era>> = conn
+        .prepare("SELECT id, boot_id, base FROM era ORDER BY id")?
+        .query_map([], read)?
+        .collect::<Result<_, _>>()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+pub(super) fn save_era(conn: &Connection, era: &Era) -> rusqlite::Result<()> {
+    let sql = "INSERT OR IGNORE INTO era VALUES (?1, ?2, ?3)";
+    conn.prepare_cached(sql)?.execute(params![era.id, era.boot_id.to_string(), era.base])?;
+    Ok(())
+}
+
+/// Forgets the eras before `from`.
+pub(super) fn drop_eras(conn: &Connection, from: i64) -> rusqlite::Result<()> {
+    conn.execute("DELETE FROM era WHERE id < ?1", [from])?;
     Ok(())
 }
 
@@ -154,14 +220,22 @@ pub(super) fn key_taken(conn: &Connection, device: i64, first: i64) -> rusqlite:
 
 /// One block, wherever it is kept.
 pub(super) fn block(conn: &Connection, id: i64) -> rusqlite::Result<Option<BlockRow>> {
-    let sql = "SELECT id, device, first, previous, samples, body FROM block WHERE id = ?1 UNION ALL
-               SELECT id, device, first, previous, samples, body FROM parked WHERE id = ?1";
+    let sql = "SELECT id, device, first, previous, samples, body, era FROM block WHERE id = ?1 UNION ALL
+               SELECT id, device, first, previous, samples, body, NULL FROM parked WHERE id = ?1";
     conn.prepare_cached(sql)?.query_row([id], read_block).optional()
 }
 
 /// The oldest blocks that wait.
 pub(super) fn waiting(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<BlockRow>> {
-    let sql = "SELECT id, device, first, previous, samples, body FROM block WHERE sent = 0 ORDER BY first, id LIMIT ?1";
+    let sql = "SELECT id, device, first, previous, samples, body, era FROM block
+               WHERE sent = 0 ORDER BY first, id LIMIT ?1";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
+}
+
+/// The newest blocks that wait, newest first.
+pub(super) fn waiting_newest(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<BlockRow>> {
+    let sql = "SELECT id, device, first, previous, samples, body FROM block WHERE sent = 0 ORDER BY first DESC, id DESC LIMIT ?1";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
 }
@@ -211,7 +285,7 @@ pub(super) fn waiting_ids(conn: &Connection, limit: usize) -> rusqlite::Result<V
 
 /// The oldest blocks that wait and were never handed out.
 pub(super) fn never_offered(conn: &Connection, limit: i64) -> rusqlite::Result<Vec<BlockRow>> {
-    let sql = "SELECT id, device, first, previous, samples, body FROM block
+    let sql = "SELECT id, device, first, previous, samples, body, era FROM block
                WHERE sent = 0 AND id NOT IN (SELECT id FROM offered) ORDER BY first, id LIMIT ?1";
     conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
 }
@@ -294,7 +368,7 @@ pub(super) fn park(conn: &Connection, id: i64, reason: &str) -> rusqlite::Result
 /// Answers the block that was dropped.
 pub(super) fn drop_oldest_parked(conn: &Connection) -> rusqlite::Result<Option<BlockRow>> {
     let sql = "DELETE FROM parked WHERE id = (SELECT min(id) FROM parked)
-               RETURNING id, device, first, previous, samples, body";
+               RETURNING id, device, first, previous, samples, body, NULL";
     conn.prepare_cached(sql)?.query_row([], read_block).optional()
 }
 
@@ -313,5 +387,6 @@ fn read_block(row: &Row<'_>) -> rusqlite::Result<BlockRow> {
         previous: row.get(3)?,
         samples: row.get(4)?,
         body: row.get(5)?,
+        era: row.get(6)?,
     })
 }

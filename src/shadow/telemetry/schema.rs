@@ -106,6 +106,17 @@ const MIGRATIONS: &[&str] = &[
     INSERT INTO offered SELECT id FROM block WHERE sent = 0 ORDER BY first, id LIMIT 10000;
 ",
     "
+    -- Guesses at the time: one boot of the machine, and what was added to the time since.
+    CREATE TABLE era (
+        id INTEGER PRIMARY KEY,
+        boot_id TEXT NOT NULL,
+        base INTEGER NOT NULL
+    ) STRICT;
+    -- The era of a block whose times are a guess still; `sent` is 2 as long.
+    ALTER TABLE block ADD COLUMN era INTEGER;
+    CREATE INDEX block_provisional ON block (first) WHERE sent = 2;
+",
+    "
     -- Whose blocks they are, once more on another page: without the names no block could be sent.
     CREATE TABLE name (row INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
     INSERT INTO name SELECT row, name FROM device;
@@ -171,7 +182,7 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_KEPT, |_| Ok(()))?;
     conn.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_FRAMES, |_| Ok(()))?;
     conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    conn.set_prepared_statement_cache_capacity(32);
+    conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! segment  names: count, texts · samples until the end
-//! sample   flags · row of the device · time (less the time before, signed) · [time as sent, less the time kept]
-//!          · [counter] · readings: count, then name and value each
+//! sample   flags · row of the device · [era] · time (less the time before, signed) · [time as sent, less the time
+//!          kept] · [counter] · readings: count, then name and value each
 //! page     segments with their length before each, then zeros up to PAGE_BYTES
 //! ```
 //!
@@ -31,6 +31,7 @@ const STARTS_BLOCK: u8 = 2;
 const COUNTED: u8 = 4;
 const GATEWAY_TIME: u8 = 8;
 const REPLACED_TIME: u8 = 16;
+const GUESSED_TIME: u8 = 32;
 
 /// A sample as the journal holds it: replaying places it exactly where it was placed first.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +40,8 @@ pub(super) struct Entry {
     pub(super) device: i64,
     /// It came after a newer one.
     pub(super) late: bool,
+    /// Its time is a guess still.
+    pub(super) era: Option<i64>,
     /// It is the first of a block.
     pub(super) starts_block: bool,
     /// The sample.
@@ -66,10 +69,10 @@ impl Packer {
         *self = Self::default();
     }
 
-    pub(super) fn push(&mut self, device: i64, late: bool, starts_block: bool, sample: &Sample) {
+    pub(super) fn push(&mut self, device: i64, lane: (bool, Option<i64>), starts_block: bool, sample: &Sample) {
         let (names, names_bytes, samples, before) =
             (self.names.len(), self.names_bytes, self.samples.len(), self.before);
-        self.append(device, late, starts_block, sample);
+        self.append(device, lane, starts_block, sample);
         self.count += 1;
         if samples > 0 && self.bytes() > SEGMENT_BYTES {
             // Too much: take the sample back, end the segment, begin the next one with it.
@@ -78,7 +81,7 @@ impl Packer {
             self.samples.truncate(samples);
             self.before = before;
             self.end_segment();
-            self.append(device, late, starts_block, sample);
+            self.append(device, lane, starts_block, sample);
         }
     }
 
@@ -107,16 +110,19 @@ impl Packer {
         self.done.push(segment);
     }
 
-    fn append(&mut self, device: i64, late: bool, starts_block: bool, sample: &Sample) {
+    fn append(&mut self, device: i64, (late, era): (bool, Option<i64>), starts_block: bool, sample: &Sample) {
         let flag = |yes: bool, flag: u8| if yes { flag } else { 0 };
         let origin = match sample.origin {
             Origin::Device => 0,
             Origin::Gateway => GATEWAY_TIME,
             Origin::Replaced(_) => REPLACED_TIME,
         };
-        self.samples
-            .push(flag(late, LATE) | flag(starts_block, STARTS_BLOCK) | flag(sample.seq.is_some(), COUNTED) | origin);
+        let flags = flag(late, LATE) | flag(starts_block, STARTS_BLOCK) | flag(era.is_some(), GUESSED_TIME);
+        self.samples.push(flags | flag(sample.seq.is_some(), COUNTED) | origin);
         bytes::put(&mut self.samples, device.cast_unsigned());
+        if let Some(era) = era {
+            bytes::put(&mut self.samples, era.cast_unsigned());
+        }
         bytes::put_signed(&mut self.samples, sample.at.wrapping_sub(self.before));
         self.before = sample.at;
         if let Origin::Replaced(sent) = sample.origin {
@@ -159,6 +165,7 @@ pub(super) fn unpack(segment: &[u8]) -> Option<Vec<Entry>> {
 fn entry(cursor: &mut Cursor<'_>, names: &[&str], before: i64) -> Option<Entry> {
     let flags = cursor.byte()?;
     let device = cursor.number()?.cast_signed();
+    let era = if flags & GUESSED_TIME == 0 { None } else { Some(cursor.number()?.cast_signed()) };
     let at = before.wrapping_add(cursor.signed()?);
     let origin = match flags & (GATEWAY_TIME | REPLACED_TIME) {
         0 => Origin::Device,
@@ -172,7 +179,7 @@ fn entry(cursor: &mut Cursor<'_>, names: &[&str], before: i64) -> Option<Entry> 
         readings.insert(name, cursor.reading()?).ok()?;
     }
     let sample = Sample { at, origin, seq, readings };
-    Some(Entry { device, late: flags & LATE != 0, starts_block: flags & STARTS_BLOCK != 0, sample })
+    Some(Entry { device, late: flags & LATE != 0, era, starts_block: flags & STARTS_BLOCK != 0, sample })
 }
 
 /// Where the journal's next segment goes.

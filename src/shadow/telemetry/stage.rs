@@ -6,7 +6,7 @@ use floorgate_model::{DeviceId, Timestamp};
 
 use super::dedup::{Fingerprint, Memory, REPORTS_REMEMBERED};
 use super::samples::Sample;
-use super::track::{Place, origin_of, time_of};
+use super::track::{Place, Placed, origin_of, time_of};
 use super::{ClosedBlock, Staged, TelemetryDb, body, io, rows};
 use crate::shadow::report::TelemetryReport;
 use crate::shadow::store::{StoreError, Taken};
@@ -16,7 +16,9 @@ impl TelemetryDb {
     pub(crate) fn stage(&mut self, report: &TelemetryReport, now: Instant) -> Staged {
         let device = &report.device_id;
         self.touch(device);
-        let asked = time_of(report);
+        let received = report.received_at.as_millis();
+        let guess = report.guess_base_ms.and_then(|base| self.guess(base, received));
+        let (era, asked) = guess.map_or_else(|| (None, time_of(report)), |(era, guess)| (Some(era), guess));
         let device_time = report.device_time.map(Timestamp::as_millis);
         let fingerprint = Fingerprint::of(device_time, report.seq, &report.readings);
         let memory = self.track_mut(device).memory.get_or_insert_default();
@@ -27,22 +29,25 @@ impl TelemetryDb {
 
         let sample =
             |at| Sample { at, origin: origin_of(device_time, at), seq: report.seq, readings: report.readings.clone() };
-        let Place { mut late, at } = self.track_mut(device).place(asked);
+        let track = self.track_mut(device);
+        let by_device = device_time == Some(asked);
+        let Place { mut late, at } =
+            if era.is_some() { track.place_guess(asked) } else { track.place(asked, by_device, received) };
         let mut placed = sample(at);
-        if late && !self.track_mut(device).late.takes(&placed) {
+        if late && !self.track_mut(device).late.takes(&placed, era) {
             placed = sample(self.free_key(device, at));
         }
         // Made unique, a late sample may come to lie after the newest: then it is the newest.
         late = late && self.track_mut(device).newest.is_some_and(|newest| placed.at <= newest);
-        let starts = !self.track_mut(device).lane(late).takes(&placed);
+        let starts = !self.track_mut(device).lane(late).takes(&placed, era);
         if starts {
             placed = sample(self.free_key(device, placed.at));
         }
         let track = self.track_mut(device);
         let row = track.row;
-        let closed = track.put(device.as_str(), late, starts.then_some(now), &placed, asked);
+        let closed = track.put(device.as_str(), Placed { late, era, starts: starts.then_some(now) }, &placed, asked);
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
-        self.staged.push(row, late, starts, &placed);
+        self.staged.push(row, (late, era), starts, &placed);
         *self.staged_of.entry(row).or_default() += 1;
         Staged { taken: Taken::Stored, at: Timestamp::from_millis(placed.at), is_newest: !late }
     }
@@ -104,11 +109,22 @@ impl TelemetryDb {
 
     fn is_key_taken(&self, device: &DeviceId, at: i64) -> rusqlite::Result<bool> {
         let Some(track) = self.tracks.get(device) else { return Ok(false) };
-        let closed = || self.closed.iter().filter(|closed| closed.device == *device).map(|closed| &closed.block);
-        if track.open_blocks().chain(closed()).any(|block| block.first() == at) {
+        if self.is_open_key(device, at) {
             return Ok(true);
         }
         rows::key_taken(&self.conn, track.row, at)
+    }
+
+    /// Whether a block of the device that is not yet written begins at this time.
+    pub(super) fn is_open_key(&self, device: &DeviceId, at: i64) -> bool {
+        self.unwritten_keys(device).contains(&at)
+    }
+
+    /// When the blocks of the device begin that are not yet written; few.
+    pub(super) fn unwritten_keys(&self, device: &DeviceId) -> Vec<i64> {
+        let closed = self.closed.iter().filter(|closed| closed.device == *device).map(|closed| &closed.block);
+        let open = self.tracks.get(device).into_iter().flat_map(super::track::Track::open_blocks);
+        open.chain(closed).map(super::OpenBlock::first).collect()
     }
 }
 

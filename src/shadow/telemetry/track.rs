@@ -37,8 +37,8 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Whether the open block takes this sample.
-    pub(super) fn takes(&self, sample: &Sample) -> bool {
-        self.block.as_ref().is_some_and(|block| block.takes(sample, self.usual_ms))
+    pub(super) fn takes(&self, sample: &Sample, era: Option<i64>) -> bool {
+        self.block.as_ref().is_some_and(|block| block.takes(sample, self.usual_ms, era))
     }
 
     fn note(&mut self, asked: i64, at: i64) {
@@ -63,6 +63,8 @@ pub(super) struct Track {
     pub(super) newest: Option<i64>,
     /// That time before it was made unique.
     pub(super) newest_asked: Option<i64>,
+    /// The newest guess ([`super::restamp`]); it says nothing of the times that are known.
+    pub(super) newest_guess: Option<i64>,
     /// The last reports; `None` until they are needed.
     pub(super) memory: Option<Memory>,
     /// The block closed last, where the chain of its blocks begins.
@@ -84,6 +86,16 @@ pub(super) struct Place {
     pub(super) at: i64,
 }
 
+/// Where a sample was put.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed {
+    pub(super) late: bool,
+    /// Its time is a guess still.
+    pub(super) era: Option<i64>,
+    /// It begins a block, at this time by the monotonic clock.
+    pub(super) starts: Option<Instant>,
+}
+
 impl Track {
     pub(super) fn new(row: i64) -> Self {
         Self {
@@ -91,6 +103,7 @@ impl Track {
             stored: false,
             newest: None,
             newest_asked: None,
+            newest_guess: None,
             memory: None,
             last_block: None,
             last_live: None,
@@ -99,8 +112,20 @@ impl Track {
         }
     }
 
-    /// Where a sample of this time shall go.
-    pub(super) fn place(&self, asked: i64) -> Place {
+    /// Where a sample shall go that asks for the time `asked`, its device's or the gateway's, and was received at
+    /// `received`.
+    ///
+    /// A newest time that lies further ahead of the receipt than a device's clock may is no time any more: the
+    /// gateway's clock was put back, and the present goes on from where it is now. Put back by less, the present moves
+    /// on by a millisecond a sample until the clock has caught up; what has the gateway's own time is never late.
+    pub(super) fn place(&self, asked: i64, by_device: bool, received: i64) -> Place {
+        let ahead = i64::try_from(DEVICE_AHEAD_MAX.as_millis()).unwrap_or(0);
+        if self.newest.is_some_and(|newest| newest > received.saturating_add(ahead)) {
+            return Place { late: false, at: asked };
+        }
+        if !by_device && let Some(newest) = self.newest {
+            return Place { late: false, at: asked.max(newest.saturating_add(1)) };
+        }
         if self.newest_asked.is_none_or(|newest| asked >= newest) {
             let at = self.newest.map_or(asked, |newest| asked.max(newest.saturating_add(1)));
             return Place { late: false, at };
@@ -111,13 +136,19 @@ impl Track {
         Place { late: true, at: asked.max(after) }
     }
 
+    /// Where a sample shall go whose time is a guess: the next one of its kind, unless the guess was put back.
+    pub(super) fn place_guess(&self, asked: i64) -> Place {
+        let ahead = i64::try_from(DEVICE_AHEAD_MAX.as_millis()).unwrap_or(0);
+        let before = self.newest_guess.filter(|guess| *guess <= asked.saturating_add(ahead));
+        Place { late: false, at: before.map_or(asked, |guess| asked.max(guess.saturating_add(1))) }
+    }
+
     /// Puts a sample, which asked for the time `asked`, where it belongs: into the open block, or with `starts` into a
     /// new one. Answers the block that this closes.
     pub(super) fn put(
         &mut self,
         device: &str,
-        late: bool,
-        starts: Option<Instant>,
+        Placed { late, era, starts }: Placed,
         put: &Sample,
         asked: i64,
     ) -> Option<OpenBlock> {
@@ -128,11 +159,14 @@ impl Track {
                 block.push(put);
                 None
             }
-            (block, starts) => starts.and_then(|now| block.replace(OpenBlock::new(device, late, put, now))),
+            (block, starts) => starts.and_then(|now| block.replace(OpenBlock::new(device, late, era, put, now))),
         };
-        if !late {
-            self.newest = self.newest.max(Some(put.at));
-            self.newest_asked = self.newest_asked.max(Some(asked));
+        if era.is_some() {
+            self.newest_guess = Some(put.at);
+        } else if !late {
+            let put_back = self.newest.is_some_and(|newest| put.at <= newest);
+            self.newest = Some(put.at);
+            self.newest_asked = if put_back { Some(asked) } else { self.newest_asked.max(Some(asked)) };
         }
         closed
     }
@@ -170,8 +204,12 @@ pub(super) fn asked(sample: &Sample) -> i64 {
     }
 }
 
-/// The time a report asks for: the device's if it can be right, else the gateway's.
+/// The time a report asks for: the device's if it can be right, else the gateway's. While the gateway's is a guess, a
+/// device's cannot be judged by it; that is done once the time is known ([`super::restamp`]).
 pub(super) fn time_of(report: &TelemetryReport) -> i64 {
+    if report.guess_base_ms.is_some() {
+        return report.received_at.as_millis();
+    }
     let can_be_right = |time: &Timestamp| {
         *time <= report.received_at.saturating_add(DEVICE_AHEAD_MAX) && time.as_millis() >= DEVICE_TIME_MIN
     };

@@ -27,9 +27,26 @@ impl TelemetryDb {
         Ok(blocks)
     }
 
-    pub(super) fn waiting_gaps(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+    /// The newest waiting blocks, newest first, fixed from now on too. Damaged ones are left to [`Self::peek_blocks`].
+    pub(crate) fn peek_newest_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        let waiting = rows::waiting_newest(&self.conn, limit).map_err(io("read the newest waiting blocks"))?;
+        let blocks: Vec<_> = waiting.into_iter().filter_map(|row| self.history_block(row)).collect();
+        let ids: Vec<i64> = blocks.iter().map(|block| block.id).collect();
+        self.offer(&ids)?;
+        Ok(blocks)
+    }
+
+    pub(super) fn waiting_gaps(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         let waiting = gap::waiting(&self.conn, limit).map_err(io("read waiting gap records"))?;
-        Ok(waiting.into_iter().filter_map(|gap| self.gap_record(gap)).collect())
+        let (known, nameless): (Vec<Gap>, Vec<Gap>) =
+            waiting.into_iter().partition(|gap| self.names.contains_key(&gap.device));
+        if !nameless.is_empty() {
+            tracing::warn!(records = nameless.len(), "gap records of a device whose name cannot be read are set aside");
+            self.change(Flush::Later, "set gap records aside", |tx, books| {
+                nameless.iter().try_for_each(|gap| gap::refuse(tx, books, gap.id))
+            })?;
+        }
+        Ok(known.into_iter().filter_map(|gap| self.gap_record(gap)).collect())
     }
 
     pub(super) fn waiting_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
@@ -126,6 +143,7 @@ impl TelemetryDb {
             offsets_ms: Vec::new(),
             readings: BTreeMap::new(),
             expires_at: until.saturating_add(Duration::from_millis(gap.retention_ms)),
+            unsynchronised: false,
             gap: Some(GapRecord {
                 from: Timestamp::from_millis(gap.from),
                 to: until,
@@ -148,6 +166,7 @@ impl TelemetryDb {
             offsets_ms: samples.times.iter().map(|at| at.abs_diff(row.first)).collect(),
             readings: samples.columns,
             expires_at: Timestamp::from_millis(end).saturating_add(retention),
+            unsynchronised: body::is_guessed(&row.body),
             gap: None,
         })
     }

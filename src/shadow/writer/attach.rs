@@ -41,8 +41,10 @@ pub(super) fn attach(
             }
             None => Device::new(attachment, limits, now, wall),
         };
-        let last = journal::newest(&transaction, Some(&attachment.device_id), 1)?.pop();
-        device.view.last_execution = last;
+        if let Some(last) = journal::newest_of(&transaction, &attachment.device_id)? {
+            device.last_execution_seq = last.seq;
+            device.view.last_execution = Some(last.open.record);
+        }
         device.view.commands_open = journal::count_open(&transaction, &attachment.device_id)?.0;
         devices.insert(attachment.device_id.clone(), device);
     }

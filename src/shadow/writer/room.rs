@@ -75,9 +75,9 @@ impl Writer {
     }
 
     fn prune(&mut self) -> Result<(), StoreError> {
-        let wall = self.clock.now();
+        let (wall, by_age) = (self.clock.now(), self.clock.is_trusted());
         let connection = self.state.begin(self.now, wall)?;
-        let pruned = savepoint(connection, |connection| journal::prune(connection, wall));
+        let pruned = savepoint(connection, |connection| journal::prune(connection, wall, by_age));
         let damaged = pruned.as_ref().is_err_and(StateFile::is_cause);
         if self.state.lost_transaction() || damaged {
             let cause = pruned.as_ref().err().cloned().unwrap_or(StoreError::Closed);

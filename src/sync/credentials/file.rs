@@ -54,7 +54,7 @@ fn parse(content: &str, profile: &str) -> Result<Keys, String> {
         access_key_id: needed("aws_access_key_id")?,
         secret_access_key: needed("aws_secret_access_key")?,
         session_token: values.get("aws_session_token").filter(|token| !token.is_empty()).map(|t| (*t).to_owned()),
-        ends: None,
+        life: None,
     })
 }
 

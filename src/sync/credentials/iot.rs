@@ -68,7 +68,7 @@ pub(super) async fn fetch(config: &IotConfig, now: Timestamp) -> Result<Keys, Cr
         access_key_id: keys.access_key_id,
         secret_access_key: keys.secret_access_key,
         session_token: Some(keys.session_token),
-        ends: Some(now.saturating_add(life)),
+        life: Some(life),
     })
 }
 

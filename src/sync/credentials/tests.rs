@@ -128,11 +128,29 @@ async fn many_calls_make_one_request_and_renewal_comes_before_the_end() {
     assert_eq!(provider.requests(), 1);
 
     // A fifth of an hour early, and up to a twentieth before that.
-    clock.put(now().saturating_add(Duration::from_secs(3_600 - 720 - 180 - 1)));
+    clock.pass_boot(Duration::from_secs(3_600 - 720 - 180 - 1));
     assert_eq!(source.credentials().await.unwrap().access_key_id(), "AKIA1");
-    clock.put(now().saturating_add(Duration::from_secs(3_600 - 720)));
+    clock.pass_boot(Duration::from_secs(181));
     assert_eq!(source.credentials().await.unwrap().access_key_id(), "AKIA2");
     assert_eq!(provider.requests(), 2);
+}
+
+#[tokio::test]
+async fn no_step_of_the_wall_clock_makes_keys_old_or_young() {
+    let certificates = Certificates::new();
+    let provider = Provider::start(&certificates).await;
+    let clock = Clock::set_to(now());
+    let source = provider.source(&certificates, "GW-1", &clock);
+    source.credentials().await.unwrap();
+    for year in [31_536_000_000, -31_536_000_000, -31_536_000_000] {
+        clock.step(year);
+        let keys = source.credentials().await.unwrap();
+        assert_eq!((keys.access_key_id(), provider.requests()), ("AKIA1", 1));
+        let left = keys.expiry().unwrap().duration_since(to_system_time(clock.now())).unwrap();
+        assert_eq!(left, LIFE, "as the SDK sees it");
+    }
+    clock.pass_boot(LIFE);
+    assert_eq!(source.credentials().await.unwrap().access_key_id(), "AKIA2");
 }
 
 #[tokio::test]
@@ -182,16 +200,16 @@ async fn old_credentials_serve_until_they_end_while_the_provider_is_away() {
     source.credentials().await.unwrap();
 
     provider.status.store(503, Ordering::SeqCst);
-    clock.put(now().saturating_add(Duration::from_secs(3_000)));
+    clock.pass_boot(Duration::from_secs(3_000));
     for _ in 0..5 {
         assert_eq!(source.credentials().await.unwrap().access_key_id(), "AKIA1");
     }
     assert_eq!(provider.requests(), 2, "a failed renewal waits before the next");
 
     provider.serving.abort();
-    clock.put(now().saturating_add(LIFE - Duration::from_secs(1)));
+    clock.pass_boot(LIFE - Duration::from_secs(3_001));
     assert_eq!(source.credentials().await.unwrap().access_key_id(), "AKIA1");
-    clock.put(now().saturating_add(LIFE + Duration::from_secs(31)));
+    clock.pass_boot(Duration::from_secs(32));
     let error = source.credentials().await.unwrap_err();
     assert!(matches!(error, CredentialsError::Unreachable { .. }), "{error:?}");
 }
@@ -213,8 +231,7 @@ async fn a_rotated_file_is_read_again_when_its_keys_were_rejected() {
 
 #[test]
 fn short_lived_keys_are_renewed_at_half_their_life_and_secrets_are_not_shown() {
-    let ends = now().saturating_add(Duration::from_secs(400));
-    assert_eq!(renew_at(now(), ends, 0.0), now().saturating_add(Duration::from_secs(200)));
+    assert_eq!(renew_after(Duration::from_secs(400), 0.0), Duration::from_secs(200));
     let config = CredentialsConfig::Static {
         access_key_id: "AKIA".into(),
         secret_access_key: "hidden".into(),

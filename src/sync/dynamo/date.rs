@@ -26,9 +26,7 @@ impl Intercept for ObserveDate {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(date) = context.response().headers().get("date").and_then(read_date) {
-            self.0.observe_table_date(date);
-        }
+        self.0.observe_table_date(context.response().headers().get("date").and_then(read_date));
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 //! before or after it has carried a write out.
 
 mod doubles;
+mod outage;
+mod second_tries;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -85,6 +87,7 @@ fn block(id: i64, name: &str) -> HistoryBlock {
         offsets_ms: vec![0],
         readings: BTreeMap::new(),
         expires_at: first,
+        unsynchronised: false,
         gap: None,
     }
 }
@@ -154,13 +157,13 @@ async fn a_device_whose_item_fails_holds_up_no_other() {
     for number in 0..50 {
         store.put(view(&format!("D{number:02}"), 1));
     }
-    table.data().sick = Some(device("D00"));
+    table.data().sick.insert(device("D00"));
     let mut uploader = uploader(&store, &table);
     for _ in 0..60 {
         uploader.sync_once().await.unwrap();
     }
     assert_eq!(table.data().items.len(), 49);
-    table.data().sick = None;
+    table.data().sick.clear();
     while uploader.sync_once().await.unwrap() {}
     assert_eq!(table.data().items.len(), 50);
 }
@@ -274,6 +277,31 @@ async fn a_store_that_fails_is_asked_again_and_only_a_closed_one_ends_sync() {
     }
     store.data().closed = true;
     tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_look_that_was_given_up_leaves_no_table_down() {
+    let (store, table) = <(MemoryStore, MemoryTable)>::default();
+    store.put(view("A", 1));
+    let mut uploader = uploader(&store, &table);
+    let state = uploader.watch();
+    while uploader.sync_once().await.unwrap() {}
+    store.data().outbox.push(entry(1, record("A", "c1", ExecutionStatus::Succeeded)));
+    uploader.sync_once().await.unwrap();
+    assert!(state.borrow().up && store.data().outbox.is_empty());
+    // `SETTLE_TRIES`.
+    let tries = 30;
+    table.fails((0..tries + 8).map(|_| Fault::Before(retry(Cause::Server))));
+    for number in 1..=tries {
+        tokio::time::advance(Duration::from_secs(10)).await;
+        uploader.sync_once().await.unwrap();
+        assert!(!state.borrow().up, "look {number} fails");
+    }
+    // Nothing is asked of the table any more.
+    uploader.sync_once().await.unwrap();
+    assert!(state.borrow().up);
+    let table = table.data();
+    assert_eq!((table.faults.len(), table.settled), (8, 0));
 }
 
 #[tokio::test(start_paused = true)]

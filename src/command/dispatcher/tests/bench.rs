@@ -161,6 +161,17 @@ impl Bench {
         self.ask(device, command.as_str(), parameters_of(command)).await
     }
 
+    /// Asked for now, from the cloud or by an operator at the gateway.
+    pub(super) async fn ask_from(&self, local: bool, device: &str, command: CommandName) -> CommandId {
+        let request = self.request(device, command.as_str(), parameters_of(command));
+        let id = request.command_id.clone();
+        let admission = Admission::new(self.log.clone(), self.judge.clone(), GatewayId::new("GATEWAY-1").unwrap());
+        let source = if local { Source::Local } else { Source::Cloud { retained: false } };
+        let admitted = admission.admit(request, source).await.unwrap();
+        assert!(matches!(admitted, Admitted::Journalled(_)));
+        id
+    }
+
     /// Asked for now, by somebody who does not wait for a store that hangs.
     pub(super) async fn ask_for_quietly(&self, device: &str, command: CommandName) {
         let request = self.request(device, command.as_str(), parameters_of(command));
@@ -181,14 +192,22 @@ impl Bench {
             if left.is_zero() {
                 return self.settle().await;
             }
-            self.clock.put(self.clock.now().saturating_add(left));
+            self.clock.pass(left);
             tokio::time::sleep(left).await;
         }
     }
 
-    /// Monotonic time jumps by `time`, the wall clock to `wall`.
+    /// The machine sleeps: boot time goes on, the runtime's clock does not; then the wall clock stands at `wall`.
+    pub(super) async fn sleep_machine(&self, time: Duration, wall: Timestamp) {
+        self.clock.put(wall);
+        self.clock.pass_boot(time);
+        self.settle().await;
+    }
+
+    /// Monotonic and boot time jump by `time`, the wall clock to `wall`.
     pub(super) async fn jump(&self, time: Duration, wall: Timestamp) {
         self.clock.put(wall);
+        self.clock.pass_boot(time);
         tokio::time::advance(time).await;
         self.settle().await;
     }

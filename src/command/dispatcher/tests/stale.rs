@@ -54,7 +54,7 @@ async fn what_waits_in_a_running_gateway_is_never_done_after_its_time_whatever_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_while_the_gateway_was_off_is_done_only_by_a_clock_that_calls_it_fresh() {
+async fn what_waited_while_the_machine_was_off_is_done_only_by_a_clock_that_calls_it_fresh() {
     for command in CommandName::ALL {
         for delay in DELAYS {
             for error in CLOCK_ERRORS {
@@ -64,6 +64,7 @@ async fn what_waited_while_the_gateway_was_off_is_done_only_by_a_clock_that_call
                     let received = bench.clock.now();
                     let wall = shifted(received, i64::try_from(delay).unwrap() + error);
                     bench.jump(seconds(delay), wall).await;
+                    bench.clock.reboot(wall);
                     bench.clock.set_trusted(trusted);
                     let running = bench.start();
                     bench.settle().await;
@@ -75,6 +76,73 @@ async fn what_waited_while_the_gateway_was_off_is_done_only_by_a_clock_that_call
             }
         }
     }
+}
+
+/// How the time went by while a command waited for the gateway to run again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Outage {
+    /// The gateway restarted, the machine did not.
+    Restart,
+    /// The machine slept with the gateway running.
+    Sleep,
+    /// The machine started again; the clock was trusted afterwards, or not.
+    Reboot { trusted: bool },
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_command_is_done_after_its_time_whatever_the_outage_and_the_clock_did() {
+    let outages = [Outage::Restart, Outage::Sleep, Outage::Reboot { trusted: true }, Outage::Reboot { trusted: false }];
+    let (mut done_in_time, mut refused) = (0, 0);
+    for (command, outage) in CommandName::ALL.into_iter().flat_map(|command| outages.map(|outage| (command, outage))) {
+        for delay in DELAYS {
+            for error in CLOCK_ERRORS {
+                for local in [false, true] {
+                    let case = format!("{command}, {outage:?}, {delay} s, clock {error:+} s, local {local}");
+                    let bench = Bench::with(&["A"]);
+                    let running = (outage == Outage::Sleep).then(|| bench.start());
+                    bench.log.trouble("claim", Some(Trouble::Fails));
+                    let id = bench.ask_from(local, "A", command).await;
+                    bench.settle().await;
+                    let wall = shifted(bench.clock.now(), i64::try_from(delay).unwrap() + error);
+                    match outage {
+                        Outage::Reboot { trusted } => {
+                            let floor = bench.clock.floor();
+                            bench.clock.reboot(wall);
+                            bench.clock.resume(floor);
+                            bench.clock.set_trusted(trusted);
+                        }
+                        Outage::Restart | Outage::Sleep => bench.sleep_machine(seconds(delay), wall).await,
+                    }
+                    bench.log.heal();
+                    let running = running.unwrap_or_else(|| bench.start());
+                    bench.pass(seconds(2)).await;
+                    let done = done(&bench, &id);
+                    let lived = seconds(delay) < command.default_lifetime();
+                    // Another boot has only its wall clock: what it calls fresh is done if it is trusted, and one that
+                    // is trusted and wrong is the one thing nobody can see.
+                    let seen = !matches!(outage, Outage::Reboot { trusted: true }) || error >= 0;
+                    assert!(lived || !done || !seen, "{case}: done too late");
+                    if outage == (Outage::Reboot { trusted: false }) {
+                        assert!(!done, "{case}: done without knowing the time");
+                    }
+                    if error == 0
+                        && lived
+                        && outage != (Outage::Reboot { trusted: false })
+                        && ![119, 899].contains(&delay)
+                    {
+                        assert!(done, "{case}: not done though it was fresh");
+                    }
+                    if done {
+                        done_in_time += 1
+                    } else {
+                        refused += 1
+                    }
+                    running.crash().await;
+                }
+            }
+        }
+    }
+    assert!(done_in_time > 500 && refused > 2_000, "{done_in_time} done, {refused} refused");
 }
 
 #[tokio::test(start_paused = true)]

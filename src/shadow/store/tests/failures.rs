@@ -87,10 +87,9 @@ async fn a_damaged_telemetry_file_is_moved_aside_and_costs_history_alone() {
         let store = Store::open(config(folder.path()), clock).unwrap();
         let view = store.device(&id("A")).await.unwrap().unwrap();
         let n = i64::try_from(round).unwrap();
-        // A second apart, so that the record of the loss does not move a reading on.
-        let newest = Timestamp::from_millis(T0 + if n == 0 { 5 } else { n * 1_000 });
+        let newest = Timestamp::from_millis(T0 + 5 + 10 * n);
         assert_eq!(view.last_reading_at, Some(newest), "the state does not stand in it");
-        assert_eq!(take(&store, sample("A", (n + 1) * 1_000, 143.0)).await, Taken::Stored);
+        assert_eq!(take(&store, sample("A", 15 + 10 * n, 143.0)).await, Taken::Stored);
         assert_eq!(store.stats().await.unwrap().samples_open, 1);
         store.close().await.unwrap();
         let aside = folder.path().join(format!("telemetry.db.damaged-20261122T100{round}00000Z"));

@@ -1,11 +1,14 @@
+mod clocks;
 mod effects;
 mod failures;
 mod figures;
+mod ledgers;
 #[cfg(feature = "suites")]
 mod measures;
 mod model;
 mod mutations;
 mod readings;
+mod refusals;
 mod reported;
 mod rescued;
 mod room;
@@ -79,6 +82,7 @@ fn sample(device: &str, n: i64, psi: f64) -> FloorReport {
         device_time: Some(at),
         seq: None,
         received_at: Timestamp::from_millis(T0),
+        guess_base_ms: None,
         redelivered: false,
         retained: false,
     })
@@ -137,7 +141,7 @@ fn command(device: &str, name: &str, text: &str) -> NewExecution {
         completed_at: None,
         gateway_id: GatewayId::new("GW").unwrap(),
     };
-    NewExecution { record, checked_parameters: parameters }
+    NewExecution { record, checked_parameters: parameters, received_boot: None }
 }
 
 fn ending(status: ExecutionStatus, effect: Option<Effect>) -> Ending {
@@ -299,6 +303,9 @@ async fn a_confirmation_leaves_an_entry_that_was_renewed_meanwhile() {
     store.claim(&id("A"), &CommandId::new("c1").unwrap()).await.unwrap().unwrap();
     store.confirm_outbox(Lane::Table, vec![seen[0].seq]).await.unwrap();
     let renewed = store.peek_outbox(Lane::Table, 10).await.unwrap();
+    let after = store.peek_outbox_after(Lane::Table, OutboxOrder::ByNumber, seen[0].seq, 10).await.unwrap();
+    assert_eq!(after, renewed, "a renewed entry comes after the one that was seen");
+    assert!(store.peek_outbox_after(Lane::Table, OutboxOrder::ByNumber, renewed[0].seq, 10).await.unwrap().is_empty());
     assert_eq!(renewed[0].record.status, ExecutionStatus::InProgress);
     store.confirm_outbox(Lane::Table, vec![renewed[0].seq]).await.unwrap();
     assert!(store.peek_outbox(Lane::Table, 10).await.unwrap().is_empty());

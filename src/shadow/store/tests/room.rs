@@ -119,13 +119,13 @@ fn all_bytes(folder: &Path) -> u64 {
 
 #[tokio::test(start_paused = true)]
 async fn at_the_quota_readings_are_still_taken_and_the_oldest_are_thinned_and_declared() {
-    const QUOTA: u64 = 4 * 1024 * 1024;
-    const ROUNDS: i64 = 900;
+    const QUOTA: u64 = 8 * 1024 * 1024;
+    const ROUNDS: i64 = 1_000;
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(Config { quota_bytes: QUOTA, ..config(folder.path()) }, clock()).unwrap();
     let mut most = 0;
     for round in 0..ROUNDS {
-        let answers = twenty_of(&store, round * 20, 40).await;
+        let answers = twenty_of(&store, round * 20, 60).await;
         assert!(answers.iter().all(|answer| matches!(answer, Ok(Taken::Stored))), "round {round}: {answers:?}");
         most = most.max(all_bytes(folder.path()));
         second(&store).await;

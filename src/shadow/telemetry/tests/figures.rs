@@ -45,6 +45,7 @@ impl Floor {
             device_time: Some(at(due + self.random.i64(0..20))),
             seq: Some(u64::try_from(number / DEVICES).unwrap()),
             received_at: at(due + 30),
+            guess_base_ms: None,
             redelivered: false,
             retained: false,
         }

@@ -312,8 +312,10 @@ fn a_file_from_before_the_books_gets_them_from_its_rows() {
         .db()
         .conn
         .execute_batch(
-            "DROP TABLE ledger; DROP TABLE gap; DROP TABLE offered; DROP TRIGGER device_came; DROP TABLE name;
-         ALTER TABLE tally DROP COLUMN gaps_waiting; ALTER TABLE tally DROP COLUMN gaps_sent; PRAGMA user_version = 1; PRAGMA application_id = 0",
+            "DROP TABLE era; DROP INDEX block_provisional; ALTER TABLE block DROP COLUMN era;
+         DROP TABLE ledger; DROP TABLE gap; DROP TABLE offered; DROP TRIGGER device_came; DROP TABLE name;
+         ALTER TABLE tally DROP COLUMN gaps_waiting; ALTER TABLE tally DROP COLUMN gaps_sent; PRAGMA user_version = 1;
+         PRAGMA application_id = 0",
         )
         .unwrap();
     bench.reopen();

@@ -83,7 +83,8 @@ fn late_readings_do_not_move_time_back_and_pack_among_themselves() {
     let mut bench = Bench::new();
     bench.stage(&report(3_600_000, 5.0));
     for step in 0..10 {
-        let late = bench.stage(&report(step * 1_000, 1.0));
+        let late = crate::shadow::TelemetryReport { received_at: at(3_600_000), ..report(step * 1_000, 1.0) };
+        let late = bench.stage(&late);
         assert_eq!((late.taken, late.at, late.is_newest), (Taken::Stored, at(step * 1_000), false));
         let live = bench.stage(&report(3_601_000 + step * 1_000, 5.0));
         assert!(live.is_newest);

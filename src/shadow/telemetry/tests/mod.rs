@@ -7,6 +7,7 @@ mod lifecycle;
 mod measures;
 mod model;
 mod packing;
+mod restamp;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 
 use super::{Staged, TelemetryDb, TelemetryStats};
 use crate::shadow::report::TelemetryReport;
+use crate::shadow::store::Taken;
 use crate::shadow::view::HistoryBlock;
 
 /// 2026-11-22T10:00:00Z.
@@ -47,6 +49,7 @@ fn report(offset_ms: i64, value: f64) -> TelemetryReport {
         device_time: Some(at(offset_ms)),
         seq: None,
         received_at: at(offset_ms),
+        guess_base_ms: None,
         redelivered: false,
         retained: false,
     }

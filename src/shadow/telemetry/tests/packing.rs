@@ -98,15 +98,16 @@ proptest! {
     #[test]
     fn the_journal_reads_back_as_it_was_written(
         commits in proptest::collection::vec(
-            proptest::collection::vec((1_i64..1_000, any::<bool>(), any::<bool>(), run()), 0..6), 1..8),
+            proptest::collection::vec((1_i64..1_000, any::<bool>(), any::<bool>(), any::<Option<u8>>(), run()), 0..6), 1..8),
     ) {
         let (mut tail, mut pages, mut expected) = (Tail::default(), BTreeMap::new(), Vec::new());
         for commit in commits {
             let mut packer = Packer::default();
-            for (device, late, starts_block, samples) in commit {
+            for (device, late, starts_block, era, samples) in commit {
+                let era = era.map(i64::from);
                 for sample in samples {
-                    packer.push(device, late, starts_block, &sample);
-                    expected.push(Entry { device, late, starts_block, sample });
+                    packer.push(device, (late, era), starts_block, &sample);
+                    expected.push(Entry { device, late, era, starts_block, sample });
                 }
             }
             pages.extend(tail.extend(packer.segments()));
@@ -138,8 +139,8 @@ proptest! {
         let mut block: Option<OpenBlock> = None;
         for sample in &samples {
             match &mut block {
-                Some(open) if open.takes(sample, None) => open.push(sample),
-                _ => block = Some(OpenBlock::new(&device, false, sample, opened)),
+                Some(open) if open.takes(sample, None, None) => open.push(sample),
+                _ => block = Some(OpenBlock::new(&device, false, None, sample, opened)),
             }
             let open = block.as_ref().unwrap();
             let size = item_size(&device, open.samples());

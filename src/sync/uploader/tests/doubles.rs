@@ -1,21 +1,26 @@
 //! The store and the table in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use floorgate_model::{DeviceId, DeviceStatus, ExecutionRecord, GatewayId, Timestamp};
+use floorgate_model::{CommandId, DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, GatewayId, Timestamp};
+use tokio::time::Instant;
 
 use super::{device, me};
 use crate::shadow::store::{StoreError, Wakeups};
-use crate::shadow::{DeviceView, HistoryBlock, OutboxEntry, StateSnapshot};
+use crate::shadow::{DeviceView, HistoryBlock, OutboxEntry, OutboxOrder, StateSnapshot};
 use crate::sync::source::SyncSource;
-use crate::sync::table::{BlocksWritten, Cause, CloudTable, ExecutionWritten, Owner, StateWritten, TableError};
+use crate::sync::table::{
+    BlocksWritten, Cause, CloudTable, ExecutionWritten, Owner, Scope, Settled, StateWritten, TableError,
+};
 
 #[derive(Default)]
 pub(super) struct StoreData {
     pub(super) views: BTreeMap<DeviceId, DeviceView>,
     pub(super) synced: BTreeMap<DeviceId, u64>,
     pub(super) outbox: Vec<OutboxEntry>,
+    pub(super) journal: Vec<ExecutionRecord>,
     pub(super) blocks: Vec<HistoryBlock>,
     pub(super) parked: Vec<i64>,
     /// Calls of the store that fail before it answers again.
@@ -42,6 +47,10 @@ impl MemoryStore {
         }
         Ok(())
     }
+    pub(super) fn wake(&self) {
+        self.1.tables.notify_one();
+        self.1.states.notify_one();
+    }
     pub(super) fn put(&self, view: DeviceView) {
         self.data().views.insert(view.device_id.clone(), view);
     }
@@ -65,9 +74,23 @@ impl SyncSource for MemoryStore {
         self.works()?;
         Ok(self.data().views.get(id).cloned())
     }
-    async fn peek_executions(&self, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+    async fn peek_executions(
+        &self,
+        order: OutboxOrder,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
         self.works()?;
-        Ok(self.data().outbox.iter().take(limit).cloned().collect())
+        let mut entries: Vec<_> = self.data().outbox.iter().filter(|entry| entry.seq > after).cloned().collect();
+        if order == OutboxOrder::OutcomesFirst {
+            entries.sort_by_key(|entry| entry.record.status == ExecutionStatus::Rejected);
+        }
+        entries.truncate(limit);
+        Ok(entries)
+    }
+    async fn newest_executions(&self, limit: usize) -> Result<Vec<ExecutionRecord>, StoreError> {
+        self.works()?;
+        Ok(self.data().journal.iter().rev().take(limit).cloned().collect())
     }
     async fn confirm_executions(&self, seqs: Vec<i64>) -> Result<(), StoreError> {
         self.works()?;
@@ -106,6 +129,11 @@ impl SyncSource for MemoryStore {
         self.works()?;
         Ok(self.data().blocks.iter().take(limit).cloned().collect())
     }
+    async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.works()?;
+        // They are kept in the order of their times.
+        Ok(self.data().blocks.iter().rev().take(limit).cloned().collect())
+    }
     async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
         self.works()?;
         self.data().blocks.retain(|block| !ids.contains(&block.id));
@@ -135,12 +163,45 @@ pub(super) struct TableData {
     pub(super) versions: Vec<(DeviceId, u64)>,
     pub(super) executions: Vec<ExecutionRecord>,
     pub(super) settled: usize,
+    pub(super) looked_at: Vec<CommandId>,
+    pub(super) settle_again: usize,
+    /// The table of commands is missing: the devices' part of a record is written, the record stays.
+    pub(super) no_commands_table: bool,
+    /// Commands whose outcome the device's item shows.
+    pub(super) outcomes: BTreeSet<CommandId>,
+    /// Numbers of the records that were tried, in order.
+    pub(super) tries: Vec<i64>,
     pub(super) blocks: BTreeMap<i64, HistoryBlock>,
     pub(super) faults: VecDeque<Option<Fault>>,
-    pub(super) sick: Option<DeviceId>,
+    /// Devices whose items fail.
+    pub(super) sick: BTreeSet<DeviceId>,
+    /// Devices whose state was tried, in order.
+    pub(super) state_tries: Vec<DeviceId>,
     pub(super) poison: Option<i64>,
     pub(super) unprocessed: usize,
     pub(super) requests: usize,
+    /// How long a request takes.
+    pub(super) latency: Duration,
+    /// Units a second that the tables take; beyond, they throttle.
+    pub(super) capacity: Option<f64>,
+    spent: VecDeque<(Instant, f64)>,
+    /// When each block and each version came.
+    pub(super) blocks_at: BTreeMap<i64, Instant>,
+    pub(super) versions_at: BTreeMap<(DeviceId, u64), Instant>,
+}
+
+impl TableData {
+    /// Whether the tables take so much more in this second.
+    fn takes(&mut self, units: f64) -> bool {
+        let Some(capacity) = self.capacity else { return true };
+        let now = Instant::now();
+        while self.spent.pop_front_if(|(at, _)| now.duration_since(*at) >= Duration::from_secs(1)).is_some() {}
+        let fits = self.spent.iter().map(|(_, units)| units).sum::<f64>() + units <= capacity;
+        if fits {
+            self.spent.push_back((now, units));
+        }
+        fits
+    }
 }
 
 #[derive(Clone, Default)]
@@ -149,6 +210,17 @@ pub(super) struct MemoryTable(Arc<Mutex<TableData>>);
 impl MemoryTable {
     pub(super) fn data(&self) -> MutexGuard<'_, TableData> {
         self.0.lock().unwrap()
+    }
+    /// A request is on its way.
+    async fn travel(&self) {
+        let latency = self.data().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+    }
+    /// Looks at several things at once.
+    pub(super) fn with<R>(&self, look: impl FnOnce(&TableData) -> R) -> R {
+        look(&self.data())
     }
     pub(super) fn fails(&self, faults: impl IntoIterator<Item = Fault>) {
         self.data().faults.extend(faults.into_iter().map(Some));
@@ -172,10 +244,22 @@ pub(super) fn retry(cause: Cause) -> TableError {
     TableError::Retry { cause, text: "scripted".into() }
 }
 
+pub(super) fn missing() -> TableError {
+    TableError::Misconfigured { scope: Scope::Table, text: "no such table".into() }
+}
+
 impl CloudTable for MemoryTable {
     async fn write_state(&self, snapshot: &StateSnapshot) -> Result<StateWritten, TableError> {
-        if self.data().sick.as_ref() == Some(&snapshot.view.device_id) {
-            return Err(retry(Cause::Server));
+        {
+            let mut data = self.data();
+            data.state_tries.push(snapshot.view.device_id.clone());
+            if data.sick.contains(&snapshot.view.device_id) {
+                return Err(retry(Cause::Server));
+            }
+        }
+        self.travel().await;
+        if !self.data().takes(1.0) {
+            return Err(retry(Cause::Throttled));
         }
         self.answer(|data| {
             let view = &snapshot.view;
@@ -192,12 +276,31 @@ impl CloudTable for MemoryTable {
                 }
             }
             data.versions.push((view.device_id.clone(), view.version));
+            data.versions_at.insert((view.device_id.clone(), view.version), Instant::now());
             data.items.insert(view.device_id.clone(), (me(), view.clone()));
             StateWritten::Current
         })
     }
-    async fn write_execution(&self, entry: &OutboxEntry) -> Result<ExecutionWritten, TableError> {
+    async fn write_execution(
+        &self,
+        entry: &OutboxEntry,
+        _view: Option<&DeviceView>,
+    ) -> Result<ExecutionWritten, TableError> {
+        let record = &entry.record;
+        {
+            let mut data = self.data();
+            data.tries.push(entry.seq);
+            let sick = data.sick.contains(&record.device_id);
+            if data.no_commands_table && !sick {
+                // Its other part is carried out all the same.
+                data.outcomes.insert(record.command_id.clone());
+            }
+            if sick || data.no_commands_table {
+                return Err(if sick { retry(Cause::Server) } else { missing() });
+            }
+        }
         self.answer(|data| {
+            data.outcomes.insert(record.command_id.clone());
             if !data.items.contains_key(&entry.record.device_id) {
                 return ExecutionWritten::NoDeviceItem;
             }
@@ -210,21 +313,33 @@ impl CloudTable for MemoryTable {
             ExecutionWritten::Done
         })
     }
-    async fn settle(&self, _record: &ExecutionRecord, _view: Option<&DeviceView>) -> Result<(), TableError> {
-        self.answer(|data| data.settled += 1)
+    async fn settle(&self, record: &ExecutionRecord, _view: Option<&DeviceView>) -> Result<Settled, TableError> {
+        self.answer(|data| {
+            if data.settle_again > 0 {
+                data.settle_again -= 1;
+                return Settled::Again;
+            }
+            data.settled += 1;
+            data.looked_at.push(record.command_id.clone());
+            Settled::Done
+        })
     }
     async fn write_blocks(&self, blocks: &[HistoryBlock]) -> Result<BlocksWritten, TableError> {
         let poison = self.data().poison;
         if blocks.iter().any(|block| Some(block.id) == poison) {
             return Err(TableError::Permanent { text: "too large".into() });
         }
+        self.travel().await;
         self.answer(|data| {
             let mut written = BlocksWritten::default();
             for (at, block) in blocks.iter().enumerate() {
                 if data.unprocessed > 0 {
                     data.unprocessed -= 1;
                     written.unprocessed.push(at);
+                } else if !data.takes(1.0) {
+                    written.unprocessed.push(at);
                 } else {
+                    data.blocks_at.insert(block.id, Instant::now());
                     let before = data.blocks.insert(block.id, block.clone());
                     assert!(before.is_none_or(|before| before == *block), "a block changed between two sends");
                     written.accepted.push(at);
