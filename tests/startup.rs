@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+use rig::client::Client;
 use rig::daemon::Daemon;
 use rig::{Options, Rig, free_port, until};
 use serde_json::Value;
@@ -268,6 +269,46 @@ async fn a_table_with_another_key_is_named_by_provision_and_told_by_status() {
     let problem = status["sync"]["problem"].as_str().unwrap();
     assert!(problem.contains(&table) && !problem.contains('\n'), "{problem}");
     assert_eq!(rig.daemon.terminate().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn a_damaged_state_file_costs_no_start_and_while_commands_are_inhibited_telemetry_flows() {
+    let house = House::new();
+    let device = "[[device]]\nid = \"PRESS-1\"\ntype = \"pressure_sensor\"\nlocation = \"hall\"\n";
+    let mut daemon = house.daemon(device);
+    daemon.run().await;
+    let address = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, house.port));
+    let client = Client::connect(address, "PRESS-1").await;
+    client.publish("devices/PRESS-1/state", r#"{"online": true, "boot_count": 3}"#, true).await;
+    let sent = daemon.json(&["send", "PRESS-1", "set_status", "status=maintenance"]).await;
+    assert_eq!(sent["status"], "succeeded", "{sent}");
+    drop(client);
+    assert_eq!(daemon.terminate().await.0, Some(0));
+    let file = house.state_dir.join("state.db");
+    std::fs::write(&file, b"no database at all".repeat(5_000)).unwrap();
+
+    daemon.run().await;
+    assert!(daemon.ready_after < Duration::from_secs(2), "{:?}", daemon.ready_after);
+    let status = daemon.json(&["status"]).await;
+    let left = status["inhibited"]["seconds_left"].as_u64().unwrap();
+    assert!((3_600..=3_660).contains(&left), "{status}");
+    let rescue = &status["rescues"][0];
+    assert_eq!(rescue["file"], "state.db", "{status}");
+    assert!(std::fs::read(rescue["aside"].as_str().unwrap()).unwrap().starts_with(b"no database"), "{rescue}");
+    let shown = String::from_utf8(daemon.cli(&["status"]).await.stdout).unwrap();
+    assert!(shown.contains("INHIBITED for ") && shown.contains("state.db.damaged-"), "{shown}");
+
+    let client = Client::connect(address, "PRESS-1").await;
+    client.publish("devices/PRESS-1/state", r#"{"online": true, "boot_count": 3}"#, true).await;
+    client.publish("devices/PRESS-1/telemetry", r#"{"pressure_psi": 141.5}"#, false).await;
+    let seen = daemon.json(&["device", "PRESS-1"]).await;
+    assert_eq!((&seen["last_readings"]["pressure_psi"], &seen["boot_count"]), (&141.5.into(), &3.into()), "{seen}");
+    let refused = daemon.json(&["send", "PRESS-1", "recalibrate"]).await;
+    assert_eq!((&refused["status"], &refused["reason"]), (&"rejected".into(), &"INHIBITED".into()), "{refused}");
+    let overlay = daemon.json(&["send", "PRESS-1", "set_status", "status=maintenance"]).await;
+    assert_eq!(overlay["status"], "succeeded", "a technician can take it out of service: {overlay}");
+    drop(client);
+    assert_eq!(daemon.terminate().await.0, Some(0));
 }
 
 /// The first status that fits.

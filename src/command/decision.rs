@@ -10,8 +10,8 @@
 //! 3. `UNKNOWN_COMMAND`: not one of the four.
 //! 4. `UNSUPPORTED`: the profile does not name it, the device says it cannot, or no driver carries it there.
 //! 5. `INVALID_PARAMETERS`: with the profile's words.
-//! 6. [`RULES`], in their order: `UNSUPPORTED` for a device that another gateway has taken over, `CLOCK_UNTRUSTED`,
-//!    `CLOCK_SKEW`, `EXPIRED`, `MAINTENANCE`, `DEVICE_OFFLINE`, and last `DRY_RUN_OK`.
+//! 6. [`RULES`], in their order: `INHIBITED`, `UNSUPPORTED` for a device that another gateway has taken over,
+//!    `CLOCK_UNTRUSTED`, `CLOCK_SKEW`, `EXPIRED`, `MAINTENANCE`, `DEVICE_OFFLINE`, and last `DRY_RUN_OK`.
 //!
 //! A refusal has the status `rejected`; a command whose time has passed is `expired`. A dry run that passes every
 //! check is `rejected` with `DRY_RUN_OK`: nothing was touched, and no status says "succeeded" of what was not done.
@@ -22,6 +22,7 @@ use floorgate_model::{AdminState, CommandName, DeviceStatus, ExecutionStatus, Pr
 use serde_json::{Map, Value};
 
 use crate::shadow::DeviceView;
+use crate::shadow::rescue::Inhibition;
 
 /// Where a command came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Facts<'a> {
     pub now: Timestamp,
     /// Whether it can be relied on.
     pub clock_trusted: bool,
+    /// The journal is in doubt: why, and for how much longer.
+    pub inhibition: Option<&'a Inhibition>,
     /// When the command was received, by the gateway's clock.
     pub received_at: Timestamp,
     /// It was received in this boot of the machine, so its age is known whatever the wall clock says.
@@ -111,8 +114,16 @@ pub type Rule = fn(&Judged<'_>) -> Option<Refusal>;
 
 /// The rules in their order. **This is the place for more**: inhibit and quarantine before the device's state,
 /// cool-downs, budgets, interlocks and approval after it; the dry run stays last.
-pub const RULES: &[Rule] =
-    &[ours, clock_is_trusted, not_from_the_future, not_expired, in_service, reachable, meant_seriously];
+pub const RULES: &[Rule] = &[
+    journal_is_whole,
+    ours,
+    clock_is_trusted,
+    not_from_the_future,
+    not_expired,
+    in_service,
+    reachable,
+    meant_seriously,
+];
 
 /// Decides; see the module for the order of the checks.
 #[must_use]
@@ -186,6 +197,22 @@ fn supported<'a>(command: CommandName, device: &DeviceView, facts: &Facts<'a>) -
 fn names<'a>(commands: impl Iterator<Item = &'a CommandName>) -> String {
     let words: Vec<_> = commands.map(|command| command.as_str()).collect();
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+/// After damage to the journal nobody knows which commands have run, so none does until all from before have expired;
+/// an operator's neither, because scripts send the same id again, and something may be running. Only his `set_status`
+/// goes: it is done here, and a technician must be able to take a device out of service.
+fn journal_is_whole(judged: &Judged<'_>) -> Option<Refusal> {
+    let inhibition = judged.facts.inhibition?;
+    let overlay = judged.command == CommandName::SetStatus && judged.facts.source == Source::Local;
+    (!overlay).then(|| {
+        let (why, left) = (&inhibition.why, inhibition.left.as_secs().max(1));
+        let message = format!(
+            "commands are inhibited for {left} s more, because a command from before might run twice: {why}; \
+             see `floorgate status`, and send it again then"
+        );
+        Refusal::rejected(Reason::Inhibited, message)
+    })
 }
 
 /// A device that another gateway has taken over is left to it: two gateways on one floor would both send.

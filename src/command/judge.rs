@@ -7,6 +7,7 @@ use super::decision::{self, Decision, Facts, Phase, Source};
 use crate::clock::Clock;
 use crate::device::{DriverRegistry, Profiles};
 use crate::shadow::DeviceView;
+use crate::shadow::rescue::InhibitionWatch;
 use crate::shadow::store::OpenExecution;
 
 /// Issuer of a command that an operator gave at this gateway; also the prefix of a named one (`local:anna`).
@@ -22,6 +23,8 @@ pub struct Judge {
     pub drivers: DriverRegistry,
     /// The time.
     pub clock: Clock,
+    /// Whether commands are inhibited.
+    pub inhibition: InhibitionWatch,
 }
 
 impl Judge {
@@ -72,7 +75,9 @@ impl Judge {
         now: Timestamp,
     ) -> Decision {
         let profile = self.profile_of(device);
+        let inhibition = self.inhibition.now();
         let facts = Facts {
+            inhibition: inhibition.as_ref(),
             device,
             profile: profile.as_deref(),
             driver_carries: self.driver_carries(&request.device_id, &request.command),

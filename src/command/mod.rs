@@ -23,6 +23,9 @@
 //!   receipt, at dispatch, after the intent, and by the driver; while a command waits it is also measured on monotonic
 //!   time, so a clock that is put back does not make it younger. More than 60 s ahead of the gateway's clock is
 //!   `CLOCK_SKEW`; without a trusted clock nothing from the cloud runs (`CLOCK_UNTRUSTED`).
+//! * **Inhibited after damage.** While the journal is in doubt ([`crate::shadow::rescue`]) every command is refused
+//!   (`INHIBITED`), on receipt and before dispatch, from the cloud and at the gateway alike; only an operator's
+//!   `set_status` goes, which is done here.
 //! * **At most once.** The intent is committed before the first byte. What was in progress when the gateway stopped is
 //!   sent again only if its profile calls it idempotent and it would be accepted as new; never because of a duplicate,
 //!   a wake-up, or a store that failed.

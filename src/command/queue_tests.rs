@@ -48,7 +48,8 @@ impl Room {
         let memory = Memory::new(clock.clone(), [device("A")]);
         let (drivers, driver) = (DriverRegistry::default(), Arc::new(Recorder::default()));
         drivers.attach(DeviceId::new("A").unwrap(), Arc::clone(&driver) as Arc<dyn Driver>);
-        let judge = Judge { profiles: Profiles::default(), drivers, clock: clock.clone() };
+        let judge =
+            Judge { profiles: Profiles::default(), drivers, clock: clock.clone(), inhibition: Default::default() };
         Self { clock, memory, judge, driver, shutdown: CancellationToken::new() }
     }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::clock::ClockState;
 use crate::shadow::DeviceView;
+use crate::shadow::rescue::Rescue;
 
 /// How the gateway is.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -44,6 +45,21 @@ pub struct StatusReport {
     pub devices: BTreeMap<DeviceStatus, u64>,
     /// Commands waiting or running.
     pub commands_open: u64,
+    /// Commands are inhibited, because the journal is in doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inhibited: Option<InhibitionReport>,
+    /// Files of the store that were damaged and what came of it, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rescues: Vec<Rescue>,
+}
+
+/// Commands are refused with `INHIBITED`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct InhibitionReport {
+    /// For how much longer, if the gateway stays on.
+    pub seconds_left: u64,
+    /// Why.
+    pub why: String,
 }
 
 /// Whether a link stands.

@@ -13,8 +13,8 @@ use super::refused;
 use crate::command::{Admitted, Source};
 use crate::config::Config;
 use crate::control::{
-    BoxFuture, ControlError, ControlService, DeviceReport, ErrorCode, LinkReport, LinkState, Query, Reply,
-    StatusReport, SyncReport,
+    BoxFuture, ControlError, ControlService, DeviceReport, ErrorCode, InhibitionReport, LinkReport, LinkState, Query,
+    Reply, StatusReport, SyncReport,
 };
 use crate::mqtt;
 use crate::shadow::StoreError;
@@ -96,6 +96,11 @@ impl Service {
             pending_devices: refused.pending.iter().map(|pending| pending.device_id.to_string()).collect(),
             devices,
             commands_open: u64::try_from(open).unwrap_or(u64::MAX),
+            inhibited: store.inhibition().now().map(|inhibition| InhibitionReport {
+                seconds_left: inhibition.left.as_secs().max(1),
+                why: inhibition.why.to_string(),
+            }),
+            rescues: store.rescues().await?,
         })
     }
 

@@ -132,7 +132,8 @@ fn furnish(config: &Config, store: Store, clock: Clock) -> House {
     let profiles = Profiles::new(config.profiles.values().cloned().collect());
     let drivers = DriverRegistry::default();
     drivers.attach(config.gateway.id.as_device(), std::sync::Arc::new(LocalDriver));
-    let judge = Judge { profiles, drivers, clock: clock.clone() };
+    let inhibition = store.inhibition().clone();
+    let judge = Judge { profiles, drivers, clock: clock.clone(), inhibition };
     let admission = Admission::new(store.clone(), judge.clone(), config.gateway.id.clone());
     let attached = Attached::new(config.devices.iter().map(|device| device.id.clone()));
     let refusals = std::sync::Arc::new(Refusals::new(clock.clone()));

@@ -69,6 +69,8 @@ async fn report(gateway: &GatewayId, house: &House, vitals: &mut Vitals) -> Resu
     add(&mut readings, "readings_lost", stats.ledger.lost.total());
     add(&mut readings, "store_mb", stats.bytes_on_disk / 1_000_000);
     add(&mut readings, "store_failures", stats.store_failures);
+    add(&mut readings, "store_rescues", stats.rescues);
+    add(&mut readings, "commands_inhibited_seconds", stats.inhibited_seconds);
     let moment = house.clock.moment();
     let report = TelemetryReport {
         device_id: own,

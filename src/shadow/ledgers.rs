@@ -7,7 +7,7 @@ use floorgate_model::{DeviceId, DeviceLedger, Timestamp};
 use rusqlite::{Connection, params};
 
 use super::terms::StoreError;
-use super::words::{io, json, opt_time, read_json, read_opt_time, read_word};
+use super::words::{if_readable, io, json, opt_time, read_json, read_opt_time, read_word};
 
 /// A device's ledger as it was when it was last written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,7 +29,9 @@ pub(super) fn all(connection: &Connection) -> Result<BTreeMap<DeviceId, KnownLed
             KnownLedger { ledger: read_json(row, 1)?, oldest: read_opt_time(row, 2)?, newest: read_opt_time(row, 3)? };
         Ok((read_word(row, 0)?, known))
     };
-    statement.query_map([], read).and_then(Iterator::collect).map_err(&cannot)
+    let rows = statement.query_map([], read).map_err(&cannot)?;
+    let readable = rows.filter_map(|row| if_readable(row, "the readings of a device").transpose());
+    readable.collect::<Result<_, _>>().map_err(&cannot)
 }
 
 /// Writes one down.

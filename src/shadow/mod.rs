@@ -8,8 +8,9 @@
 //!   everything else commits at once, but for confirmations, which wait up to 1 s (5 s for blocks) for company: they
 //!   may be repeated after a crash.
 //! * Two files: `state.db` (devices, journal, outbox: small, precious) and `telemetry.db` (samples and blocks: large,
-//!   expendable). Loss or damage of the second costs history alone: a damaged `telemetry.db` is moved aside at start
-//!   and an empty one begun; a damaged `state.db` is an error, because it says which commands have run.
+//!   expendable). One file's damage is not the other's, and neither keeps the store from opening: what can be read is
+//!   put into a new file, what cannot is told and declared, and commands are inhibited while the journal is in doubt
+//!   ([`rescue`]).
 //! * Both files with their logs stay within 1.01 times the quota. Sent blocks go first, then the oldest unsent readings
 //!   are thinned to minimum, maximum, mean and count, then dropped; results, states and the journal never. Only when
 //!   nothing may be given up any more are readings refused ([`StoreError::Full`], [`StoreStats::full`]) and stay with
@@ -31,7 +32,7 @@
 //! # What it does not do
 //!
 //! It knows no topic, no cloud and no driver, and but for the refusals of a disk that takes no writes it decides about no
-//! command. Damage that shows while it runs closes the file; opening it again is the same as at the start.
+//! command. Damage that shows while it runs closes the file; opening it again rebuilds it, as at the start.
 
 mod answers;
 mod clock_floor;
@@ -50,6 +51,7 @@ mod refusals;
 mod refused;
 pub mod report;
 mod request;
+pub mod rescue;
 mod reserve;
 mod samples;
 mod schema;

@@ -88,6 +88,11 @@ impl Refused {
         }
     }
 
+    /// The journal has these ids, newest first.
+    pub(super) fn know_all(&mut self, ids: &[CommandId]) {
+        ids.iter().rev().for_each(|id| self.know(id));
+    }
+
     /// Refuses a command in memory; `None` if it must stay with its sender.
     pub(super) fn take(&mut self, mut execution: NewExecution, fault: Fault, now: Timestamp) -> Option<Journalled> {
         let id = execution.record.command_id.clone();

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use super::fault::Fault;
 use super::ledgers::KnownLedger;
 use super::report::TelemetryReport;
+use super::rescue::Rescue;
 use super::telemetry::{Staged, TelemetryDb, TelemetryStats};
 use super::terms::{COMMIT_BATCH, Config, StoreError, Taken};
 use super::turn::Memory;
@@ -30,7 +31,7 @@ use super::view::HistoryBlock;
 use crate::clock::{BootId, Moment};
 
 /// The file.
-const TELEMETRY_FILE: &str = "telemetry.db";
+pub(super) const TELEMETRY_FILE: &str = "telemetry.db";
 /// A confirmation of a block waits no longer than this for company, unless a commit takes it along sooner.
 pub(super) const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// More confirmations than this do not wait.
@@ -70,6 +71,8 @@ pub(super) struct Samples {
     time_known: bool,
     /// The ledgers as the file had them when it broke.
     known: BTreeMap<DeviceId, KnownLedger>,
+    /// What was damaged, until somebody asks.
+    rescued: Option<Rescue>,
 }
 
 /// Newest samples the file holds.
@@ -79,13 +82,13 @@ impl Samples {
     /// A disk that cannot be used now is no error: the file is then out of use, and nothing is known of it.
     pub(super) fn open(config: &Config, now: Instant, moment: &Moment) -> Result<(Self, Newest), StoreError> {
         let path = config.state_dir.join(TELEMETRY_FILE);
-        let opened = TelemetryDb::open_or_replace(&path, config.history_retention, now, moment.wall);
-        let (db, newest) = match opened {
-            Ok((mut db, newest)) => {
+        let opened = TelemetryDb::open_or_rescue(&path, config.history_retention, now, moment.wall, false);
+        let (db, newest, rescued) = match opened {
+            Ok((mut db, newest, rescued)) => {
                 db.booted(moment.boot.boot_id);
-                (Ok(db), newest)
+                (Ok(db), newest, rescued)
             }
-            Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new()),
+            Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new(), None),
         };
         let samples = Self {
             path,
@@ -102,6 +105,7 @@ impl Samples {
             boot_id: moment.boot.boot_id,
             time_known: moment.quality.is_exact(),
             known: BTreeMap::new(),
+            rescued,
         };
         Ok((samples, newest))
     }
@@ -313,6 +317,16 @@ impl Samples {
         &self.path
     }
 
+    /// Whether something was damaged since the last time [`Self::take_rescued`] was called.
+    pub(super) fn has_rescued(&self) -> bool {
+        self.rescued.is_some()
+    }
+
+    /// What was damaged since the last time this was asked.
+    pub(super) fn take_rescued(&mut self) -> Option<Rescue> {
+        self.rescued.take()
+    }
+
     /// Whether readings are refused because the quota is used up.
     pub(super) fn is_full(&self) -> bool {
         self.full
@@ -410,9 +424,11 @@ impl Samples {
 
     /// Opens the file again, as at the start, and proves that it takes writes.
     pub(super) fn reopen(&mut self, memory: &Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
-        let opened = TelemetryDb::open_or_replace(&self.path, self.history_retention, now, wall);
-        let proved = opened.and_then(|(db, _)| db.prove());
-        let mut db = proved.inspect_err(|cause| self.shut(cause))?;
+        let suspect = matches!(&self.db, Err(StoreError::Damaged { .. }));
+        let opened = TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect);
+        let proved = opened.and_then(|(db, _, rescued)| Ok((db.prove()?, rescued)));
+        let (mut db, rescued) = proved.inspect_err(|cause| self.shut(cause))?;
+        self.rescued = rescued.or_else(|| self.rescued.take());
         db.booted(self.boot_id);
         // A guess is no time to go on from.
         for device in memory.devices.values().filter(|_| self.time_known) {

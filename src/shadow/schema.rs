@@ -9,17 +9,22 @@
 //!
 //! [`MIGRATIONS`] only ever grows; `user_version` counts how many of them a file has. Each runs in a transaction of
 //! its own together with its count. A file with a higher count was written by a newer floorgate and is left alone.
+//!
+//! What is done with a damaged file stands in [`super::rescue`].
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use super::fault::Fault;
-use super::log;
+use super::rescue::header::{self, Header, Mark};
 use super::terms::StoreError;
+use super::words;
 
 /// The file.
 pub(super) const STATE_FILE: &str = "state.db";
@@ -31,10 +36,6 @@ const LOG_BYTES_KEPT: i64 = 8 * 1024 * 1024;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept; more than this room has.
 const STATEMENTS_KEPT: usize = 64;
-
-/// The file says which commands ran: starting without it is a decision for a person.
-const DAMAGED: &str = "the file is damaged; bring back a copy of it, or move it aside and floorgate starts with an \
-    empty one, which no longer knows which commands have run";
 
 /// Every change to the schema since the first, oldest first. Never edit one that was released; append.
 const MIGRATIONS: &[&str] = &[
@@ -150,6 +151,38 @@ CREATE TABLE clock_floor (
     right INTEGER NOT NULL
 ) STRICT;
 ",
+    "
+-- One row: what proves that the journal is whole, and for how long it is doubted (rescue/life.rs).
+CREATE TABLE life (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    store INTEGER NOT NULL,
+    transitions INTEGER NOT NULL,
+    executions INTEGER NOT NULL,
+    doubt_left_ms INTEGER NOT NULL,
+    doubt_why TEXT
+) STRICT;
+INSERT INTO life SELECT 1, random(), 0, count(*), 0, NULL FROM execution;
+CREATE TRIGGER execution_came AFTER INSERT ON execution BEGIN
+    UPDATE life SET transitions = transitions + 1, executions = executions + 1;
+END;
+CREATE TRIGGER execution_moved AFTER UPDATE OF status ON execution BEGIN
+    UPDATE life SET transitions = transitions + 1;
+END;
+CREATE TRIGGER execution_went AFTER DELETE ON execution BEGIN
+    UPDATE life SET executions = executions - 1;
+END;
+-- What was damaged, and what came of it.
+CREATE TABLE rescue (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    file TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    aside TEXT,
+    saved TEXT NOT NULL,
+    lost TEXT NOT NULL,
+    outcome TEXT NOT NULL
+) STRICT;
+",
 ];
 
 /// Makes the folder if need be and locks it; the lock lives as long as the file that is answered.
@@ -183,48 +216,87 @@ pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Opens or makes the file and brings its schema up to date.
+/// Opens or makes the file and brings its schema up to date. Answers [`StoreError::Damaged`] if it is there but is not
+/// what it should be; that nothing deeper in it is damaged is not looked at here.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let cannot = |cause: rusqlite::Error| match Fault::of(&cause).filter(|fault| fault.may_pass()) {
-        Some(fault) => StoreError::Disk { doing: "open state.db", cause: cause.to_string(), fault },
-        None => StoreError::Open { path: path.display().to_string(), hint: hint(&cause), cause: cause.to_string() },
-    };
-    StoreError::unless_there_is_room(path)?;
-    log::write_again(path).map_err(|cause| StoreError::system("write the log of state.db again", &cause))?;
-    let mut connection = Connection::open(path).map_err(cannot)?;
+    let failed = |cause: rusqlite::Error| fault(path, &cause);
+    let mut connection = Connection::open(path).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(cannot)?;
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(cannot)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    // Until it is known to be sound, closing it shall leave it as it is.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(StoreError::Newer { path: path.display().to_string(), found, known });
-    }
+    let found = match header::read(&connection, Mark::State, known).map_err(failed)? {
+        Header::Ours(found) => found,
+        Header::Newer(found) => return Err(StoreError::Newer { path: path.display().to_string(), found, known }),
+        Header::Damaged(cause) => return Err(StoreError::Damaged { path: path.display().to_string(), cause }),
+    };
     // Only now: some of these write to the file.
-    prepare(&connection).map_err(cannot)?;
-    let done = usize::try_from(found).unwrap_or(0);
-    for (index, migration) in MIGRATIONS.iter().enumerate().skip(done) {
-        let transaction = connection.transaction().map_err(cannot)?;
-        transaction.execute_batch(migration).map_err(cannot)?;
-        transaction.pragma_update(None, "user_version", i64::try_from(index + 1).unwrap_or(known)).map_err(cannot)?;
-        transaction.commit().map_err(cannot)?;
+    prepare(&connection).map_err(failed)?;
+    migrate(&mut connection, found).map_err(failed)?;
+    if let Some(missing) = missing(&connection).map_err(failed)? {
+        return Err(StoreError::Damaged { path: path.display().to_string(), cause: format!("it has no {missing}") });
     }
     Ok(connection)
 }
 
-/// The file opened, but what stands in it cannot be read.
-pub(super) fn unreadable(path: &Path, cause: StoreError) -> StoreError {
-    if cause.fault().is_some_and(Fault::may_pass) {
-        return cause;
-    }
-    StoreError::Open { path: path.display().to_string(), cause: cause.to_string(), hint: DAMAGED }
+/// The file is sound: closing it may tidy it up.
+pub(super) fn trust(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(drop)
 }
 
-fn hint(cause: &rusqlite::Error) -> &'static str {
-    match cause.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => DAMAGED,
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program holds it; end that first",
-        _ => "the file must be a database of floorgate and writable for the user floorgate runs as",
+/// A new file to be filled and then put in place; nothing of it is durable until it is synced as a whole.
+pub(super) fn make(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |cause: rusqlite::Error| fault(path, &cause);
+    let mut connection = Connection::open(path).map_err(failed)?;
+    prepare(&connection).map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "DELETE").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "OFF").map_err(failed)?;
+    connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
+    migrate(&mut connection, 0).map_err(failed)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        header::write(&transaction, Mark::State, version)?;
+        transaction.commit()?;
     }
+    Ok(())
+}
+
+/// The first table, column, index or trigger that should be there and is not.
+fn missing(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let mut sound = Connection::open_in_memory()?;
+    migrate(&mut sound, 0)?;
+    let parts = |connection: &Connection| -> rusqlite::Result<BTreeSet<String>> {
+        let mut statement = connection.prepare(
+            "SELECT type || ' ' || name FROM sqlite_schema UNION ALL \
+             SELECT 'column ' || t.name || '.' || c.name FROM sqlite_schema t, pragma_table_info(t.name) c \
+             WHERE t.type = 'table'",
+        )?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    };
+    let (wanted, found) = (parts(&sound)?, parts(connection)?);
+    Ok(wanted.difference(&found).next().cloned())
+}
+
+/// Why the file cannot be opened or read: its disk or folder, or what stands in it.
+pub(super) fn fault(path: &Path, cause: &rusqlite::Error) -> StoreError {
+    let (path, text) = (path.display().to_string(), cause.to_string());
+    if words::is_damage(cause) {
+        return StoreError::Damaged { path, cause: text };
+    }
+    if let Some(fault) = Fault::of(cause).filter(|fault| fault.may_pass()) {
+        return StoreError::Disk { doing: "open state.db", cause: text, fault };
+    }
+    let hint = match cause.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program holds it; end that first",
+        _ => "it must be readable and writable, with its folder, for the user floorgate runs as",
+    };
+    StoreError::Open { path, cause: text, hint }
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -305,7 +377,7 @@ mod tests {
         let path = folder.path().join(STATE_FILE);
         std::fs::write(&path, vec![b'x'; 8192]).unwrap();
         let text = open(&path).unwrap_err().to_string();
-        assert!(text.starts_with(&format!("cannot open `{}`: ", path.display())), "{text}");
+        assert!(text.starts_with(&format!("`{}` is damaged: ", path.display())), "{text}");
         assert!(text.contains("not a database"), "{text}");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, params};
 
 use super::terms::StoreError;
-use super::words::{io, json, read_json};
+use super::words::{if_readable, io, json, read_json};
 
 /// Most sessions kept; a client more than that gets an error instead of a promise.
 pub(super) const SESSIONS_MAX: i64 = 1_000;
@@ -15,7 +15,8 @@ pub(super) fn all(connection: &Connection) -> Result<BTreeMap<String, Vec<String
     let cannot = io("read the sessions");
     let mut statement = connection.prepare_cached("SELECT client, filters FROM session").map_err(&cannot)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, read_json(row, 1)?))).map_err(&cannot)?;
-    rows.collect::<Result<_, _>>().map_err(&cannot)
+    let readable = rows.filter_map(|row| if_readable(row, "a session").transpose());
+    readable.collect::<Result<_, _>>().map_err(&cannot)
 }
 
 pub(super) fn save(connection: &Connection, client: &str, filters: Option<&[String]>) -> Result<(), StoreError> {

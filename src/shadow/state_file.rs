@@ -7,6 +7,9 @@ use rusqlite::Connection;
 
 use super::fault::Fault;
 use super::log;
+use super::rescue::life;
+use super::rescue::witness::Witness;
+use super::schema::STATE_FILE;
 use super::terms::StoreError;
 use super::words::io;
 
@@ -16,13 +19,20 @@ pub(super) struct StateFile {
     path: PathBuf,
     /// Or why there is none.
     connection: Result<Connection, StoreError>,
+    /// `None` until the file was open once.
+    witness: Option<Witness>,
     /// SQLite's count of changed rows when the transaction began; `None` outside of one.
     changes_at_begin: Option<u64>,
 }
 
 impl StateFile {
-    pub(super) fn new(path: PathBuf, connection: Result<Connection, StoreError>) -> Self {
-        Self { path, connection, changes_at_begin: None }
+    pub(super) fn new(path: PathBuf, opened: Result<(Connection, Witness), StoreError>) -> Self {
+        let mut file = Self { path, connection: Err(StoreError::Closed), witness: None, changes_at_begin: None };
+        match opened {
+            Ok((connection, witness)) => file.renew(connection, witness),
+            Err(cause) => file.connection = Err(cause),
+        }
+        file
     }
 
     /// The connection with a transaction open on it.
@@ -43,8 +53,8 @@ impl StateFile {
     }
 
     /// Puts a fresh connection in the place of the broken one.
-    pub(super) fn renew(&mut self, connection: Connection) {
-        (self.connection, self.changes_at_begin) = (Ok(connection), None);
+    pub(super) fn renew(&mut self, connection: Connection, witness: Witness) {
+        (self.connection, self.witness, self.changes_at_begin) = (Ok(connection), Some(witness), None);
     }
 
     /// Whether a transaction is open.
@@ -66,9 +76,18 @@ impl StateFile {
     /// Commits; on an error nothing of the transaction counts any more.
     pub(super) fn commit(&mut self) -> Result<(), StoreError> {
         let connection = self.connection.as_ref().map_err(Clone::clone)?;
-        match connection.execute_batch("COMMIT") {
-            Ok(()) => {
+        let moved = if self.has_changes() { life::transitions(connection).map(Some) } else { Ok(None) };
+        let outcome = moved.and_then(|moved| connection.execute_batch("COMMIT").map(|()| moved));
+        match outcome {
+            Ok(moved) => {
                 self.changes_at_begin = None;
+                if let Some((store, transitions)) = moved
+                    && let Some(witness) = &mut self.witness
+                    && let Err(cause) = witness.saw(store, transitions)
+                {
+                    // It is too low then, which is harmless, and the next commit tries again.
+                    tracing::debug!(%cause, "the witness of the journal could not be written");
+                }
                 Ok(())
             }
             Err(cause) => Err(self.broke(io("commit")(cause))),
@@ -83,6 +102,14 @@ impl StateFile {
         }
         self.changes_at_begin = None;
         cause
+    }
+
+    /// Whether an error may lie in this file, so that it must be opened anew: damage tells its file, a disk does not.
+    pub(super) fn is_failing(cause: &StoreError) -> bool {
+        match cause {
+            StoreError::Damaged { path, .. } => path.ends_with(STATE_FILE),
+            cause => cause.fault().is_some(),
+        }
     }
 
     /// Moves the log into the database and closes.

@@ -13,6 +13,7 @@ use super::glance::Glance;
 use super::journal;
 use super::report::FloorReport;
 use super::request::{Ask, Instead, Kind, Pace, Request};
+use super::rescue::{self, InhibitionWatch, Rescue};
 use super::turn::Turn;
 use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, OutboxOrder, StateSnapshot, StoreStats};
 use super::writer::Writer;
@@ -31,6 +32,7 @@ pub struct Store {
     wakeups: Arc<Wakeups>,
     floor_changes: watch::Receiver<u64>,
     health: watch::Receiver<StoreHealth>,
+    inhibition: InhibitionWatch,
     line: Arc<Line>,
 }
 
@@ -63,8 +65,8 @@ impl Drop for Line {
 /// [`StoreError::Closed`] after [`Store::close`]; only other errors are told apart below. Devices, figures, states and
 /// refusals are answered from memory while the disk fails.
 impl Store {
-    /// Opens or makes both files, migrates, and starts the writer thread. A disk that is full, read-only or failing is no
-    /// error: the store is then not healthy ([`Self::health`]) and tries again by itself.
+    /// Opens or makes both files, migrates, rescues what is damaged, and starts the writer thread. A disk that is full,
+    /// read-only or failing is no error: the store is then not healthy ([`Self::health`]) and tries again by itself.
     pub fn open(config: Config, clock: Clock) -> Result<Self, StoreError> {
         let wakeups = Arc::new(Wakeups::default());
         let ((floor, floor_changes), (told, health)) = (watch::channel(0), watch::channel(StoreHealth::default()));
@@ -73,7 +75,7 @@ impl Store {
             cause: format!("no thread for the store: {cause}"),
             hint: "raise the limit of threads of floorgate's user or service",
         };
-        let writer = Writer::open(config.clone(), clock, Arc::clone(&wakeups), (floor, told), now())?;
+        let (writer, inhibition) = Writer::open(config.clone(), clock, Arc::clone(&wakeups), (floor, told), now())?;
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (started, whether_started) = std::sync::mpsc::sync_channel(1);
         // Its timer alone is used: the thread waits for requests and for the end of a window. It is made and dropped
@@ -90,7 +92,7 @@ impl Store {
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(run).map_err(cannot)?;
         whether_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("it ended at once"))).map_err(cannot)?;
         let line = Line { requests: Some(requests), thread: Mutex::new(Some(thread)) };
-        Ok(Self { wakeups, floor_changes, health, line: Arc::new(line) })
+        Ok(Self { wakeups, floor_changes, health, inhibition, line: Arc::new(line) })
     }
 
     /// Closes: commits what waits, checkpoints, ends the thread. Later requests answer [`StoreError::Closed`].
@@ -189,6 +191,16 @@ impl Store {
         let taken = |health: &StoreHealth| if live_reading { health.takes_readings } else { health.takes_reports };
         // An error means that the store is closed: whoever tries is told so.
         let _ = self.health.clone().wait_for(taken).await;
+    }
+
+    /// Whether commands are inhibited because the journal is in doubt.
+    pub fn inhibition(&self) -> &InhibitionWatch {
+        &self.inhibition
+    }
+
+    /// What was damaged and what came of it, newest first; the last 20.
+    pub async fn rescues(&self) -> Result<Vec<Rescue>, StoreError> {
+        self.ask(Pace::Lazy, |turn| rescue::state::rescues(turn.connection)).await
     }
 
     /// Every attached device, in the order of the ids.

@@ -112,7 +112,7 @@ pub enum StoreError {
         quota_bytes: u64,
     },
     /// A file's contents cannot be read any more.
-    #[error("`{path}` is damaged: {cause}; move it aside, floorgate makes a new one")]
+    #[error("`{path}` is damaged: {cause}; floorgate moves it aside and saves what can be read")]
     Damaged {
         /// Which file.
         path: String,

@@ -4,7 +4,7 @@
 //! as they were if the turn or the commit fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use floorgate_model::{DeviceId, DeviceLedger, GatewayId, Timestamp};
 use rusqlite::Connection;
@@ -90,6 +90,21 @@ impl Memory {
         }
     }
 
+    /// Goes on with the devices as they are known here: `saved` is what could be saved of a damaged file, and older. What
+    /// it knows of the journal counts; all else is written over it.
+    pub(super) fn resume_over(&mut self, saved: &BTreeMap<DeviceId, Device>) {
+        self.settle();
+        for (id, device) in &mut self.devices {
+            if let Some(saved) = saved.get(id) {
+                device.view.commands_open = saved.view.commands_open;
+                device.view.last_execution.clone_from(&saved.view.last_execution);
+                device.last_execution_seq = saved.last_execution_seq;
+            }
+            device.dirty = true;
+        }
+        self.touched.extend(self.devices.keys().cloned());
+    }
+
     /// States newer than the table's, urgent ones first.
     pub(super) fn states(&self, urgent_only: bool, limit: usize) -> Vec<StateSnapshot> {
         let due = self.devices.values().filter(|device| !urgent_only || device.is_urgent());
@@ -131,6 +146,8 @@ pub(super) struct Turn<'a> {
     pub(super) now: Instant,
     /// Time of day.
     pub(super) wall: Timestamp,
+    /// How much longer commands are inhibited.
+    pub(super) inhibited: Duration,
 }
 
 impl Turn<'_> {
@@ -205,8 +222,14 @@ impl Turn<'_> {
 
     pub(super) fn stats(&self) -> Result<StoreStats, StoreError> {
         let waiting = outbox::waiting(self.connection)?;
-        let refused_not_announced = refusals::not_announced(self.connection)?;
-        Ok(StoreStats { refused_not_announced, ..figures(self.memory, self.samples, self.config, self.wall, waiting) })
+        let state_path = self.config.state_dir.join(super::schema::STATE_FILE);
+        Ok(StoreStats {
+            refused_not_announced: refusals::not_announced(self.connection)?,
+            inhibited_seconds: self.inhibited.as_secs(),
+            rescues: super::rescue::record::count(self.connection).map_err(super::words::io("count the rescues"))?,
+            backup_age_seconds: super::rescue::backup::newest_at(&state_path).map(|at| self.wall.since(at).as_secs()),
+            ..figures(self.memory, self.samples, self.config, self.wall, waiting)
+        })
     }
 
     /// The device's figures and last execution after a transition.
@@ -258,6 +281,7 @@ pub(super) fn figures(
     let to_tables = |time: Option<Timestamp>| time.filter(|_| config.announce_tables);
     let oldest = [oldest_announcement, to_tables(oldest_state), to_tables(telemetry.oldest)];
     let oldest = oldest.into_iter().flatten().min();
+    let bytes_beside = super::rescue::bytes_beside(&config.state_dir);
     let mut ledger = DeviceLedger::default();
     samples.ledgers().values().for_each(|device| ledger.add(device));
     let state_bytes = super::files::bytes_with_log(&config.state_dir.join(super::schema::STATE_FILE));
@@ -272,7 +296,8 @@ pub(super) fn figures(
         outbox_waiting,
         states_waiting: if config.announce_tables { states().count() as u64 } else { 0 },
         oldest_waiting_seconds: oldest.map_or(0, |time| wall.since(time).as_secs()),
-        bytes_on_disk: telemetry.bytes_on_disk + state_bytes,
+        bytes_on_disk: telemetry.bytes_on_disk + state_bytes + bytes_beside,
+        bytes_beside,
         full: samples.is_full(),
         store_failures: memory.counted.store_failures + samples.turned_away(),
         commands_refused: memory.counted.commands_refused + memory.refused.count,

@@ -180,10 +180,18 @@ pub struct StoreStats {
     pub states_waiting: u64,
     /// Age of the oldest thing that waits, seconds.
     pub oldest_waiting_seconds: u64,
-    /// Bytes of both files with their logs.
+    /// Bytes of both files with their logs, of backups and of damaged copies moved aside.
     pub bytes_on_disk: u64,
     /// Messages left unacknowledged because the store could not take them, since start.
     pub store_failures: u64,
+    /// How much longer commands are inhibited because the journal is in doubt, seconds; 0 if they are not.
+    pub inhibited_seconds: u64,
+    /// Files of the store that were damaged and rescued, as far as is remembered (the last 20).
+    pub rescues: u64,
+    /// Age of the newest backup of `state.db`, seconds; `None` before the first.
+    pub backup_age_seconds: Option<u64>,
+    /// Bytes of backups and of damaged copies that were moved aside; part of `bytes_on_disk`.
+    pub bytes_beside: u64,
     /// The quota is used up by readings that the table does not have: no more are taken until some are sent.
     pub full: bool,
     /// Commands refused because the disk takes no writes, since start.

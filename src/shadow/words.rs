@@ -1,16 +1,54 @@
 //! How values are spelt in SQLite: times as milliseconds, vocabularies as their words, structures as JSON.
 
 use floorgate_model::{Reading, Readings, Timestamp};
-use rusqlite::Row;
 use rusqlite::types::Type;
+use rusqlite::{ErrorCode, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::terms::StoreError;
 
-/// Turns an error of SQLite into one that says what it was about.
+/// Turns an error of SQLite on `state.db` into one that says what it was about; damage is told apart.
 pub(super) fn io(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |cause| StoreError::sqlite(doing, &cause)
+    move |cause| io_of("state.db", doing, &cause)
+}
+
+/// As [`io`], of any file.
+pub(super) fn io_of(file: &str, doing: &'static str, cause: &rusqlite::Error) -> StoreError {
+    match cause.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged { path: file.to_owned(), cause: format!("cannot {doing}: {cause}") }
+        }
+        _ => StoreError::sqlite(doing, cause),
+    }
+}
+
+/// Whether an error met while opening or checking a file lies in what stands in it, and not in its disk, its folder or
+/// another program. A read that fails is tried again: it may be the cable.
+pub(super) fn is_damage(cause: &rusqlite::Error) -> bool {
+    use rusqlite::ffi;
+    if let Some(error) = cause.sqlite_error()
+        && [ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_IOERR_DATA]
+            .contains(&error.extended_code)
+    {
+        return true;
+    }
+    !matches!(
+        cause.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::OutOfMemory
+                | ErrorCode::OperationInterrupted
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::NoLargeFileSupport
+        )
+    )
 }
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> String {
@@ -72,6 +110,22 @@ pub(super) fn read_readings(row: &Row<'_>, index: usize) -> rusqlite::Result<Rea
         }
     }
     Ok(readings)
+}
+
+/// A row whose values cannot be read is left out and told; what SQLite itself cannot read is an error.
+pub(super) fn if_readable<T>(row: rusqlite::Result<T>, what: &str) -> rusqlite::Result<Option<T>> {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    match row {
+        Ok(row) => Ok(Some(row)),
+        Err(
+            cause
+            @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
+        ) => {
+            tracing::warn!(what, %cause, "a row of state.db cannot be read; it is left out");
+            Ok(None)
+        }
+        Err(cause) => Err(cause),
+    }
 }
 
 /// Numbers that only count up; SQLite's are signed, and none of ours comes near the end.

@@ -13,6 +13,7 @@
 
 mod attach;
 mod mend;
+mod rescued;
 mod room;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ use super::fault::{Fault, StoreHealth};
 use super::glance::Glance;
 use super::ledgers::KnownLedger;
 use super::request::{Kind, Pace, Request, Work};
+use super::rescue::backup::Backups;
+use super::rescue::doubt::Doubt;
+use super::rescue::life;
 use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
@@ -65,6 +69,8 @@ pub(super) struct Writer {
     ledgers_saved: BTreeMap<DeviceId, KnownLedger>,
     ledgers_saved_at: Instant,
     chores: Chores,
+    doubt: Doubt,
+    backups: Backups,
     floor_saved: clock_floor::Saved,
     /// While the time is a guess: which one ([`Moment::guess_base`]), and what it said when it began.
     guess: Option<(i64, Timestamp)>,
@@ -166,11 +172,12 @@ impl Writer {
         };
         let outcome = savepoint(connection, |connection| {
             let (memory, samples, config) = (&mut self.memory, &mut self.samples, &self.config);
-            work.run(&mut Turn { connection, memory, samples, config, now: self.now, wall: self.clock.now() })
+            let (now, wall, inhibited) = (self.now, self.clock.now(), self.doubt.left());
+            work.run(&mut Turn { connection, memory, samples, config, now, wall, inhibited })
         });
         if let Err(cause) = &outcome {
             self.memory.undo_to(mark);
-            if self.state.lost_transaction() || cause.fault().is_some() {
+            if self.state.lost_transaction() || StateFile::is_failing(cause) {
                 let cause = cause.clone();
                 self.gave_up(cause.clone(), done);
                 let tried = !matches!(cause.fault(), Some(Fault::DiskFull | Fault::ReadOnly));
@@ -208,6 +215,10 @@ impl Writer {
             return Ok(());
         }
         let changes = self.state.has_changes() || !self.memory.touched.is_empty();
+        if let Some(left) = self.doubt.to_save() {
+            let connection = self.state.begin()?;
+            life::wait(connection, left).map_err(super::words::io("note the inhibition"))?;
+        }
         let connection = self.state.begin()?;
         let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
@@ -218,6 +229,7 @@ impl Writer {
             clock_floor::save(connection, &self.clock)?;
         }
         self.state.commit()?;
+        self.doubt.saved();
         if with_floor {
             self.floor_saved.saved(self.now);
         }
@@ -255,7 +267,7 @@ impl Writer {
         let dirty = self.memory.devices.values().filter(|device| device.dirty).map(|device| device.id().clone());
         self.memory.touched.extend(dirty);
         self.flushed_at = self.now;
-        if !self.memory.touched.is_empty() {
+        if !self.memory.touched.is_empty() || self.doubt.to_save().is_some() {
             self.state.begin()?;
         }
         self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
@@ -291,6 +303,7 @@ impl Writer {
         let (now, moment) = (self.now, self.clock.moment());
         let wall = moment.wall;
         self.note_the_time(&moment);
+        self.doubt.pass(now);
         for device in self.memory.devices.values_mut() {
             device.observer.tick(now);
             self.memory.signals.states |= device.refresh(wall);
@@ -317,7 +330,9 @@ impl Writer {
         // A log that grows although SQLite copies it now and then: it cannot be copied.
         let bounded = self.bound_logs();
         let tidied = self.tidy().and(bounded);
-        outcome.and(tidied)
+        let noted = if self.state.broken().is_some() { Ok(()) } else { self.note_rescued() };
+        self.look_after_backups();
+        outcome.and(tidied).and(noted)
     }
 
     /// What was noted under a guess moves with it, once the time is known.
@@ -359,6 +374,8 @@ impl Writer {
         if !self.memory.health.ok {
             self.mend();
         }
+        self.backups.stop();
+        self.doubt.pass(self.now);
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
         // Out of use already, it holds nothing that anyone believes to be there.
         let flushed =

@@ -11,9 +11,12 @@ use crate::cli::table::Table;
 use crate::cli::words;
 use crate::clock::Quality;
 use crate::control::{DeviceReport, LinkReport, LinkState, StatusReport, SyncReport};
+use crate::shadow::rescue::Rescue;
 
 /// Unattached ids that are named; of more only the number is.
 const PENDING_SHOWN: usize = 8;
+/// Damages that are told; `--json` has all that are remembered.
+const RESCUES_SHOWN: usize = 3;
 
 pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
     let mut table = Table::plain();
@@ -32,8 +35,11 @@ pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
     let refused: u64 = report.commands_refused.values().sum();
     let reasons = list(": ", report.commands_refused.iter().map(|(reason, n)| format!("{reason} {n}")));
     let refused = if refused > 0 { format!(", {refused} refused since start{reasons}") } else { String::new() };
-    row("commands", format!("{} open{refused}", report.commands_open));
+    row("commands", format!("{}{refused}", commands_open(report)));
     row("store", store(&report.store, now, report.sync.is_some()));
+    for rescue in report.rescues.iter().take(RESCUES_SHOWN) {
+        row("damaged", damaged(rescue, now));
+    }
     if !report.refused.is_empty() {
         let refused = report.refused.iter().map(|(reason, n)| format!("{reason} {n}"));
         row("refused", list("", refused));
@@ -45,6 +51,32 @@ pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
         row("pending", format!("{} (heard, not attached)", list("", named.chain(more))));
     }
     table.to_string()
+}
+
+fn commands_open(report: &StatusReport) -> String {
+    let open = format!("{} open", report.commands_open);
+    match &report.inhibited {
+        None => open,
+        Some(inhibited) => {
+            let left = words::duration(Duration::from_secs(inhibited.seconds_left));
+            format!("{open}, INHIBITED for {left} more: {}", inhibited.why)
+        }
+    }
+}
+
+fn damaged(rescue: &Rescue, now: Timestamp) -> String {
+    let items = |map: &BTreeMap<String, u64>| {
+        map.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " "))).collect::<Vec<_>>()
+    };
+    let mut text =
+        format!("{}, {} ago: {}; {}", rescue.file, words::duration(now.since(rescue.at)), rescue.cause, rescue.outcome);
+    for (word, map) in [("saved", &rescue.saved), ("lost", &rescue.lost)] {
+        text.push_str(&list(&format!("; {word}: "), items(map).into_iter()));
+    }
+    if let Some(aside) = &rescue.aside {
+        text.push_str(&format!("; the damaged copy is {aside}"));
+    }
+    text
 }
 
 fn list(before: &str, items: impl Iterator<Item = String>) -> String {
@@ -134,6 +166,9 @@ fn store(stats: &Value, now: Timestamp, sends: bool) -> String {
     }
     if stats.get("full").and_then(Value::as_bool) == Some(true) {
         text.push_str(", FULL: readings are left with their senders until the table takes what waits");
+    }
+    if let Some(age) = stats.get("backup_age_seconds").and_then(Value::as_u64) {
+        text.push_str(&format!(", backed up {} ago", words::duration(Duration::from_secs(age))));
     }
     for (name, words) in [
         ("store_failures", "failures"),

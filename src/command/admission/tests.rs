@@ -29,7 +29,7 @@ fn admission(devices: &[&str]) -> (Admission<Memory>, Memory, Clock) {
     for id in devices {
         drivers.attach(DeviceId::new(id).unwrap(), std::sync::Arc::new(Idle));
     }
-    let judge = Judge { profiles: Profiles::default(), drivers, clock: clock.clone() };
+    let judge = Judge { profiles: Profiles::default(), drivers, clock: clock.clone(), inhibition: Default::default() };
     (Admission::new(log.clone(), judge, GatewayId::new("GATEWAY-1").unwrap()), log, clock)
 }
 

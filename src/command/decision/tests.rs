@@ -19,6 +19,10 @@ fn shifted(seconds: i64) -> Timestamp {
     Timestamp::from_millis(NOW + seconds * 1_000)
 }
 
+fn inhibited() -> Inhibition {
+    Inhibition { left: Duration::from_secs(3_000), why: "state.db was damaged".into() }
+}
+
 /// A case that is accepted, for tests to spoil.
 #[derive(Debug)]
 struct Case {
@@ -28,6 +32,7 @@ struct Case {
     driver_carries: bool,
     now: Timestamp,
     clock_trusted: bool,
+    inhibition: Option<Inhibition>,
     received_at: Timestamp,
     same_boot: bool,
     source: Source,
@@ -43,6 +48,7 @@ impl Case {
             driver_carries: true,
             now: now(),
             clock_trusted: true,
+            inhibition: None,
             received_at: now(),
             same_boot: true,
             source: CLOUD,
@@ -61,6 +67,7 @@ impl Case {
             driver_carries: self.driver_carries,
             now: self.now,
             clock_trusted: self.clock_trusted,
+            inhibition: self.inhibition.as_ref(),
             received_at: self.received_at,
             same_boot: self.same_boot,
             source: self.source,
@@ -93,6 +100,7 @@ fn spoilers() -> Vec<(Reason, Spoiler)> {
         (Reason::UnknownCommand, |case| case.request.command = "explode".to_owned()),
         (Reason::Unsupported, |case| case.driver_carries = false),
         (Reason::InvalidParameters, |case| drop(case.request.parameters.insert("force".to_owned(), json!(true)))),
+        (Reason::Inhibited, |case| case.inhibition = Some(inhibited())),
         (Reason::Unsupported, |case| {
             if let Some(device) = &mut case.device {
                 device.taken_over_by = Some(floorgate_model::GatewayId::new("GATEWAY-2").unwrap());
@@ -356,6 +364,28 @@ proptest! {
                     prop_assert!(case.reason().is_some());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn while_the_journal_is_in_doubt_nothing_runs_but_an_operators_overlay() {
+    for (command, source, passes) in [
+        ("reboot", CLOUD, false),
+        ("set_status", CLOUD, false),
+        ("reboot", Source::Local, false),
+        ("set_status", Source::Local, true),
+    ] {
+        let parameters = if command == "set_status" { json!({"status": "maintenance"}) } else { json!({}) };
+        let mut case = Case::of(command, parameters);
+        case.inhibition = Some(inhibited());
+        case.source = source;
+        assert_eq!(case.reason(), (!passes).then_some(Reason::Inhibited), "{command} {source:?}");
+        if let Decision::Refuse(refusal) = case.decide() {
+            assert!(
+                refusal.message.contains("for 3000 s more") && refusal.message.contains("was damaged"),
+                "{refusal:?}"
+            );
         }
     }
 }

@@ -232,7 +232,6 @@ pub(super) fn count(number: i64) -> u64 {
 /// Counts everything anew from the rows: for a file that was put together from what could be saved of another. What
 /// was delivered and shed, and what was lost, is not in the rows; [`TelemetryDb::reconcile`] brings it back from the
 /// copy in `state.db`. Every block that waits counts as handed out, because nobody knows any more whether it was.
-#[cfg_attr(not(test), allow(dead_code, reason = "for putting right the books of a salvaged file"))]
 pub(crate) fn rebuild(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "DELETE FROM ledger;

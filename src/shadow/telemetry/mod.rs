@@ -48,7 +48,6 @@
 //! It knows the keys of blocks as long as it keeps their rows. A late sample that names, to the millisecond, the first
 //! time of a block that was sent *and* shed begins a block under the same key, and its item replaces the older one.
 
-mod aside;
 mod body;
 mod books;
 mod bytes;
@@ -63,6 +62,7 @@ mod replay;
 pub(crate) mod restamp;
 mod room;
 mod rows;
+mod salvage;
 mod samples;
 mod schema;
 mod segment;
@@ -81,8 +81,6 @@ use std::time::{Duration, Instant};
 use floorgate_model::{DeviceId, Timestamp};
 use rusqlite::Connection;
 
-#[cfg_attr(not(test), allow(unused_imports, reason = "for putting right the books of a salvaged file"))]
-pub(crate) use self::books::rebuild;
 use self::books::{Account, count};
 use self::offer::Offered;
 use self::open_block::OpenBlock;
@@ -90,6 +88,7 @@ use self::restamp::Eras;
 use self::rows::Tally;
 use self::segment::{Packer, Tail};
 use self::track::Track;
+use super::rescue::Rescue;
 use super::store::{StoreError, Taken};
 use super::{files, log};
 
@@ -178,14 +177,17 @@ impl TelemetryDb {
         replay::open(path, history_retention, now)
     }
 
-    /// As [`Self::open`], but a damaged file is moved aside under a name with the date `wall`, and an empty one begun.
-    pub(crate) fn open_or_replace(
+    /// As [`Self::open`], but what can be read of a damaged file is put in its place, and the file is moved aside under a
+    /// name with the date `wall`. `suspect`: damage was met in it, so that all of it is checked. Also answers what was
+    /// damaged.
+    pub(crate) fn open_or_rescue(
         path: &Path,
         history_retention: Duration,
         now: Instant,
         wall: Timestamp,
-    ) -> Result<(Self, replay::Newest), StoreError> {
-        aside::open_or_replace(path, history_retention, now, wall)
+        suspect: bool,
+    ) -> Result<(Self, replay::Newest, Option<Rescue>), StoreError> {
+        salvage::open(path, history_retention, now, wall, suspect)
     }
 
     /// Tells the newest time known of a device from elsewhere (`state.db`), so that time never moves back.
@@ -285,5 +287,5 @@ impl TelemetryDb {
 
 /// What SQLite says, as an error of the store.
 fn io(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |cause| StoreError::sqlite(doing, &cause)
+    move |cause| super::words::io_of("telemetry.db", doing, &cause)
 }

@@ -12,7 +12,7 @@ use super::restamp::Eras;
 use super::samples::Sample;
 use super::segment::{self, Entry, Packer, Tail};
 use super::track::{Placed, Track, asked};
-use super::{ClosedBlock, TelemetryDb, body, rows, schema};
+use super::{ClosedBlock, TelemetryDb, body, rows, salvage, schema};
 use crate::shadow::store::StoreError;
 
 /// The newest sample of each device.
@@ -24,6 +24,8 @@ pub(super) fn open(
     now: Instant,
 ) -> Result<(TelemetryDb, Newest), StoreError> {
     let conn = schema::open(path)?;
+    salvage::check(&conn, path)?;
+    schema::trust(&conn).map_err(|cause| schema::fault(path, &cause))?;
     read(conn, path, history_retention, now).map_err(|cause| schema::fault(path, &cause))
 }
 

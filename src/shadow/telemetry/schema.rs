@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::shadow::fault::Fault;
 use crate::shadow::log;
+use crate::shadow::rescue::header::{self, Header, Mark};
 use crate::shadow::store::StoreError;
+use crate::shadow::words;
 
 /// Frames in the log before SQLite copies it into the file: about ten minutes at one commit a second. A page that
 /// changes in each of those commits is copied once.
@@ -115,6 +118,14 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE block ADD COLUMN era INTEGER;
     CREATE INDEX block_provisional ON block (first) WHERE sent = 2;
 ",
+    "
+    -- Whose blocks they are, once more on another page: without the names no block could be sent.
+    CREATE TABLE name (row INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
+    INSERT INTO name SELECT row, name FROM device;
+    CREATE TRIGGER device_came AFTER INSERT ON device BEGIN
+        INSERT OR REPLACE INTO name VALUES (new.row, new.name);
+    END;
+",
 ];
 
 /// Opens or makes the file and brings it to the newest schema.
@@ -125,18 +136,43 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
     conn.busy_timeout(BUSY_MAX).map_err(failed)?;
-    let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    // Until it is known to be sound, closing it shall leave it as it is.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(StoreError::Newer { path: path.display().to_string(), found, known });
-    }
+    let found = match header::read(&conn, Mark::Telemetry, known).map_err(failed)? {
+        Header::Ours(found) => found,
+        Header::Newer(found) => return Err(StoreError::Newer { path: path.display().to_string(), found, known }),
+        Header::Damaged(cause) => return Err(StoreError::Damaged { path: path.display().to_string(), cause }),
+    };
     // Only now: some of these write to the file.
     configure(&conn).map_err(failed)?;
-    for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
-        let step = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT;");
-        conn.execute_batch(&step).map_err(failed)?;
-    }
+    migrate(&conn, found).map_err(failed)?;
     Ok(conn)
+}
+
+/// The file is sound: closing it may tidy it up.
+pub(super) fn trust(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(drop)
+}
+
+/// A new file to be filled and then put in place; nothing of it is durable until it is synced as a whole.
+pub(super) fn make(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open(path)?;
+    configure(&conn)?;
+    conn.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
+    conn.pragma_update(None, "synchronous", "OFF")?;
+    migrate(&conn, 0)?;
+    Ok(conn)
+}
+
+fn migrate(conn: &Connection, found: i64) -> rusqlite::Result<()> {
+    for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        conn.execute_batch(migration)?;
+        header::write(conn, Mark::Telemetry, version)?;
+        conn.execute_batch("COMMIT")?;
+    }
+    Ok(())
 }
 
 fn configure(conn: &Connection) -> rusqlite::Result<()> {
@@ -160,22 +196,19 @@ pub(super) fn fault(path: &Path, cause: &rusqlite::Error) -> StoreError {
         return StoreError::Disk { doing: "open telemetry.db", cause: cause.to_string(), fault };
     }
     let (path, text) = (path.display().to_string(), cause.to_string());
-    match hint(cause) {
-        Some(hint) => StoreError::Open { path, cause: text, hint },
-        None => StoreError::Damaged { path, cause: text },
+    if words::is_damage(cause) {
+        return StoreError::Damaged { path, cause: text };
     }
+    StoreError::Open { path, cause: text, hint: hint(cause) }
 }
 
 /// What to do, if the fault is not in the file.
-fn hint(cause: &rusqlite::Error) -> Option<&'static str> {
-    let hint = match cause.sqlite_error_code() {
+fn hint(cause: &rusqlite::Error) -> &'static str {
+    match cause.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "is another floorgate running?",
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             "check that its folder exists and that floorgate may write there"
         }
-        Some(ErrorCode::OutOfMemory | ErrorCode::FileLockingProtocolFailed) => "check its disk",
-        // Not a database, malformed, a table or column that is not there, a value of a wrong kind.
-        _ => return None,
-    };
-    Some(hint)
+        _ => "check its disk",
+    }
 }

@@ -23,18 +23,24 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use floorgate_model::{CommandId, DeviceId};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::super::device::Device;
 use super::super::fault::{Fault, StoreHealth};
+use super::super::ledgers::KnownLedger;
 use super::super::request::Ask;
+use super::super::rescue::backup::Backups;
+use super::super::rescue::doubt::{Doubt, InhibitionWatch};
+use super::super::rescue::life::Life;
+use super::super::rescue::state::Opened;
 use super::super::reserve::Reserve;
 use super::super::samples::{Newest, Samples, passing};
 use super::super::state_file::StateFile;
 use super::super::terms::{Config, StoreError, Wakeups};
 use super::super::turn::{Memory, Signals};
-use super::super::{clock_floor, files, journal, ledgers, log, schema};
+use super::super::{clock_floor, files, journal, ledgers, log, rescue, schema, words};
 use super::Writer;
 use super::attach::{as_configured, attach};
 use super::room::Chores;
@@ -60,8 +66,6 @@ pub(super) struct Mending {
     said_at: Option<Instant>,
 }
 
-type Opened = (Connection, BTreeMap<floorgate_model::DeviceId, Device>);
-
 impl Writer {
     pub(in super::super) fn open(
         config: Config,
@@ -69,26 +73,35 @@ impl Writer {
         wakeups: Arc<Wakeups>,
         (floor_changes, health): (watch::Sender<u64>, watch::Sender<StoreHealth>),
         now: Instant,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Self, InhibitionWatch), StoreError> {
         let path = config.state_dir.join(schema::STATE_FILE);
         let mut lock = None;
         // Before the other file, which would be made where this one is refused.
-        let opened = lock_and_open(&config, &mut lock);
-        // First of all: everything below asks for the time.
-        let opened = opened.and_then(|connection| with_floor(connection, &config, &clock));
-        let connection = match opened {
-            Ok(connection) => Ok(connection),
+        let opened = match open_state(&config, &clock, &mut lock, None) {
+            Ok(opened) => Ok(opened),
             Err(cause) => Err(passing(cause, &config.state_dir)?),
         };
         let moment = clock.moment();
         let (mut samples, newest) = Samples::open(&config, now, &moment)?;
-        let opened = connection.and_then(|connection| attached(connection, &config, &clock, &newest, now));
-        let (connection, mut memory) = match opened {
-            Ok((connection, devices)) => (Ok(connection), Memory::new(devices)),
+        let read = opened.and_then(|opened| read_state(opened, &config, &clock, &newest, now));
+        let read = match read {
+            // Too deep for its check, or the file is too large for one.
+            Err(StoreError::Damaged { cause, .. }) => open_state(&config, &clock, &mut lock, Some(&cause))
+                .and_then(|opened| read_state(opened, &config, &clock, &newest, now)),
+            read => read,
+        };
+        let (mut doubt, inhibition) = Doubt::new(now);
+        let (opened, memory, ledgers_saved) = match read {
+            Ok(Read { opened, devices, ledgers, ids }) => {
+                doubt.begin(opened.life.doubt_left, why(&opened.life), now);
+                let mut memory = Memory::new(devices);
+                memory.refused.know_all(&ids);
+                (Ok((opened.connection, opened.witness)), memory, ledgers)
+            }
             Err(cause) => {
                 let mut memory = Memory::new(as_configured(&config, &clock, now));
                 memory.blank = true;
-                (Err(passing(cause, &config.state_dir)?), memory)
+                (Err(passing(cause, &config.state_dir)?), memory, BTreeMap::new())
             }
         };
         // A time of a guess is no time to go on from; and while there is only a guess, nobody knows which is which.
@@ -97,15 +110,13 @@ impl Writer {
                 samples.known_newest(device.id(), at);
             }
         }
-        let mut ledgers_saved = BTreeMap::new();
-        if let Ok(connection) = &connection {
-            know_journal(connection, &mut memory)?;
-            ledgers_saved = ledgers::all(connection)?;
+        if opened.is_ok() {
             samples.reconcile(&ledgers_saved)?;
         }
         let reserve = Reserve::new(&config.state_dir, config.quota_bytes);
         let mending = Mending { reserve, unreserved: None, retry_at: None, wait: RETRY_MIN, said_at: None };
-        let state = StateFile::new(path, connection);
+        let backups = Backups::of(&path, now);
+        let state = StateFile::new(path, opened);
         let (flushed_at, lazy_until, chores) = (now, None, Chores::new(now));
         let guess = moment.guess_base().map(|base| (base, moment.wall));
         let mut writer = Self {
@@ -123,6 +134,8 @@ impl Writer {
             ledgers_saved,
             ledgers_saved_at: now,
             chores,
+            doubt,
+            backups,
             floor_saved: clock_floor::Saved::default(),
             guess,
             lazy_until,
@@ -130,9 +143,11 @@ impl Writer {
         };
         if writer.state.broken().is_none() {
             writer.reserve();
+            // What fails here is noticed below.
+            let _ = writer.note_rescued();
         }
         writer.notice();
-        Ok(writer)
+        Ok((writer, inhibition))
     }
 
     /// Opens again what failed, if it is time to.
@@ -185,10 +200,11 @@ impl Writer {
 
     /// The same as at the start, and then what was refused meanwhile, before anyone else gets a turn.
     fn reopen_state(&mut self) -> Result<(), StoreError> {
-        let mut connection = lock_and_open(&self.config, &mut self.lock)?;
-        if self.memory.blank {
-            connection = with_floor(connection, &self.config, &self.clock)?;
-        }
+        let met = match self.state.broken() {
+            Some(StoreError::Damaged { cause, .. }) => Some(cause.clone()),
+            _ => None,
+        };
+        let opened = open_state(&self.config, &self.clock, &mut self.lock, met.as_deref())?;
         let newest: Newest = self
             .memory
             .devices
@@ -197,23 +213,30 @@ impl Writer {
                 Some((device.id().clone(), (device.view.last_reading_at?, device.view.last_readings.clone())))
             })
             .collect();
-        let (connection, devices) = attached(connection, &self.config, &self.clock, &newest, self.now)?;
-        let emptied =
-            files::empty_log(&connection).map_err(|cause| StoreError::sqlite("copy the log into state.db", &cause));
-        let known = emptied.and_then(|()| know_journal(&connection, &mut self.memory));
-        match known.and_then(|()| ledgers::all(&connection)) {
-            Ok(ledgers) => self.ledgers_saved = ledgers,
-            Err(cause) => {
-                log::abandon(connection);
-                return Err(cause);
-            }
+        let Read { opened, devices, ledgers, ids } = read_state(opened, &self.config, &self.clock, &newest, self.now)?;
+        let emptied = files::empty_log(&opened.connection);
+        if let Err(cause) = emptied {
+            log::abandon(opened.connection);
+            return Err(words::io("copy the log into state.db")(cause));
         }
+        self.memory.refused.know_all(&ids);
+        self.ledgers_saved = ledgers;
+        let (rescued, blank) = (opened.rescue.is_some(), self.memory.blank);
+        if rescued && !blank {
+            // What memory knows of the devices is newer than what was saved of the file.
+            self.memory.resume_over(&devices);
+            self.backups.soon(self.now);
+        } else {
+            self.memory.restart(devices, self.now);
+        }
+        if rescued || blank {
+            self.doubt.begin(opened.life.doubt_left, why(&opened.life), self.now);
+        }
+        self.state.renew(opened.connection, opened.witness);
+        self.lazy_until = None;
         if let Err(cause) = self.samples.reconcile(&self.ledgers_saved) {
             tracing::warn!(%cause, "the accounts of telemetry.db could not be compared; they are at the next start");
         }
-        self.memory.restart(devices, self.now);
-        self.state.renew(connection);
-        self.lazy_until = None;
         self.journal_refused()?;
         let all = Signals { journal: true, results: true, tables: true, states: true, blocks: true, floor_changes: 1 };
         self.memory.signals = all;
@@ -313,45 +336,61 @@ impl Writer {
     }
 }
 
-/// Locks the folder, unless it is locked by us, and opens `state.db`.
-fn lock_and_open(config: &Config, lock: &mut Option<File>) -> Result<Connection, StoreError> {
+/// What stands in an open `state.db`.
+struct Read {
+    opened: Opened,
+    devices: BTreeMap<DeviceId, Device>,
+    ledgers: BTreeMap<DeviceId, KnownLedger>,
+    /// The newest of the journal, for times in which it cannot be read.
+    ids: Vec<CommandId>,
+}
+
+fn why(life: &Life) -> &str {
+    life.doubt_why.as_deref().unwrap_or("the journal was damaged")
+}
+
+/// Locks the folder, unless it is locked by us, and opens `state.db`; the clock does not begin before the time it knows.
+/// `met`: damage that was met in the file, which is then rebuilt whatever its check says.
+fn open_state(
+    config: &Config,
+    clock: &Clock,
+    lock: &mut Option<File>,
+    met: Option<&str>,
+) -> Result<Opened, StoreError> {
     if lock.is_none() {
         *lock = Some(schema::own_folder(&config.state_dir)?);
     }
-    schema::open(&config.state_dir.join(schema::STATE_FILE))
-}
-
-/// The clock does not begin before the time that the file knows.
-fn with_floor(connection: Connection, config: &Config, clock: &Clock) -> Result<Connection, StoreError> {
-    match clock_floor::resume(&connection, clock) {
-        Ok(()) => Ok(connection),
-        Err(cause) => {
-            log::abandon(connection);
-            Err(schema::unreadable(&config.state_dir.join(schema::STATE_FILE), cause))
+    let opened = rescue::state::open(config, clock.now(), met)?;
+    match (clock_floor::resume(&opened.connection, clock), met) {
+        (Ok(()), _) => Ok(opened),
+        (Err(StoreError::Damaged { cause, .. }), None) => {
+            log::abandon(opened.connection);
+            open_state(config, clock, lock, Some(&cause))
+        }
+        (Err(cause), _) => {
+            log::abandon(opened.connection);
+            Err(cause)
         }
     }
 }
 
-fn attached(
-    mut connection: Connection,
+fn read_state(
+    mut opened: Opened,
     config: &Config,
     clock: &Clock,
     newest: &Newest,
     now: Instant,
-) -> Result<Opened, StoreError> {
-    match attach(&mut connection, config, clock, newest, now) {
-        Ok(devices) => Ok((connection, devices)),
+) -> Result<Read, StoreError> {
+    let read = |connection: &mut Connection| {
+        let devices = attach(connection, config, clock, newest, now)?;
+        let ids = journal::newest_ids(connection, super::super::refused::KNOWN_MAX)?;
+        Ok((devices, ledgers::all(connection)?, ids))
+    };
+    match read(&mut opened.connection) {
+        Ok((devices, ledgers, ids)) => Ok(Read { opened, devices, ledgers, ids }),
         Err(cause) => {
-            log::abandon(connection);
-            Err(schema::unreadable(&config.state_dir.join(schema::STATE_FILE), cause))
+            log::abandon(opened.connection);
+            Err(cause)
         }
     }
-}
-
-/// Keeps the newest ids of the journal at hand for times in which it cannot be read.
-fn know_journal(connection: &Connection, memory: &mut Memory) -> Result<(), StoreError> {
-    for id in journal::newest_ids(connection, super::super::refused::KNOWN_MAX)?.iter().rev() {
-        memory.refused.know(id);
-    }
-    Ok(())
 }

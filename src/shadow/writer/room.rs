@@ -8,8 +8,8 @@
 use std::time::{Duration, Instant};
 
 use super::super::terms::StoreError;
-use super::super::{files, journal};
-use super::{LAZY_WAIT, Writer, savepoint};
+use super::super::{files, journal, rescue};
+use super::{LAZY_WAIT, StateFile, Writer, savepoint};
 
 /// The journal is pruned this often.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
@@ -82,7 +82,7 @@ impl Writer {
         let (wall, by_age) = (self.clock.now(), self.clock.is_trusted());
         let connection = self.state.begin()?;
         let pruned = savepoint(connection, |connection| journal::prune(connection, wall, by_age));
-        if self.state.lost_transaction() || pruned.as_ref().is_err_and(|cause| cause.fault().is_some()) {
+        if self.state.lost_transaction() || pruned.as_ref().is_err_and(StateFile::is_failing) {
             let cause = pruned.as_ref().err().cloned().unwrap_or(StoreError::Closed);
             self.gave_up(cause, &mut []);
         } else if self.state.has_changes() {
@@ -126,9 +126,26 @@ impl Writer {
         };
         let lazy = self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []));
         let emptied = lazy.and_then(|()| self.state.between("copy the log into state.db", files::empty_log));
-        let rest = bound.saturating_sub(files::bytes_with_log(self.state.path()));
+        // Before any reading is given up.
+        self.drop_copies(bound);
+        let beside = rescue::bytes_beside(&self.config.state_dir);
+        let rest = bound.saturating_sub(files::bytes_with_log(self.state.path()) + beside);
         let kept = self.samples.keep_within(rest);
         confirmed.and(emptied).and(kept)
+    }
+
+    /// Readings are worth more than damaged copies, which were looked through already: beyond the quota the oldest go.
+    fn drop_copies(&self, bound: u64) {
+        let copies = |path| rescue::aside::copies(path).into_iter();
+        for copy in copies(self.samples.path()).chain(copies(self.state.path())) {
+            if self.bytes_on_disk() <= bound {
+                return;
+            }
+            match rescue::aside::remove(&copy) {
+                Ok(()) => tracing::warn!(copy = %copy.display(), "a damaged copy is removed: the quota needs its room"),
+                Err(cause) => tracing::warn!(copy = %copy.display(), %cause, "a damaged copy could not be removed"),
+            }
+        }
     }
 
     /// Gives back a little of what neither file needs, and once all is quiet, copies the logs.
@@ -137,7 +154,8 @@ impl Writer {
         if self.chores.quiet.0 != commits {
             self.chores.quiet = (commits, self.now);
         }
-        let rest = self.config.quota_bytes.saturating_sub(files::bytes_with_log(self.state.path()));
+        let beside = rescue::bytes_beside(&self.config.state_dir);
+        let rest = self.config.quota_bytes.saturating_sub(files::bytes_with_log(self.state.path()) + beside);
         let telemetry = self.samples.shrink_some(rest);
         let state = self.state.between("give free pages of state.db back", |connection| {
             files::give_back_some(connection, files::FREE_PAGES_KEPT, files::PAGES_PER_STEP)
@@ -179,6 +197,8 @@ impl Writer {
     }
 
     fn bytes_on_disk(&self) -> u64 {
-        files::bytes_with_log(self.state.path()) + files::bytes_with_log(self.samples.path())
+        files::bytes_with_log(self.state.path())
+            + files::bytes_with_log(self.samples.path())
+            + rescue::bytes_beside(&self.config.state_dir)
     }
 }

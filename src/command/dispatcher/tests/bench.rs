@@ -116,7 +116,8 @@ impl Bench {
         for id in devices {
             drivers.attach(DeviceId::new(id).unwrap(), Arc::clone(&script) as Arc<dyn Driver>);
         }
-        let judge = Judge { profiles: Profiles::default(), drivers, clock: clock.clone() };
+        let judge =
+            Judge { profiles: Profiles::default(), drivers, clock: clock.clone(), inhibition: Default::default() };
         Self { log, clock, script, judge, asked: Mutex::new(0) }
     }
 

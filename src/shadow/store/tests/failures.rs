@@ -103,26 +103,6 @@ async fn a_damaged_telemetry_file_is_moved_aside_and_costs_history_alone() {
 }
 
 #[tokio::test]
-async fn a_damaged_state_file_is_said_in_one_sentence_with_what_to_do_and_left_as_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
-    store.journal(command("A", "reboot", "c1")).await.unwrap();
-    store.close().await.unwrap();
-    let file = folder.path().join("state.db");
-    let mut overwritten = std::fs::read(&file).unwrap();
-    overwritten[4_096..].fill(0xa5);
-    for (damage, cause) in [(b"no database at all".repeat(500), "not a database"), (overwritten, "malformed")] {
-        std::fs::write(&file, &damage).unwrap();
-        let error = Store::open(config(folder.path()), clock()).unwrap_err();
-        assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
-        let text = error.to_string();
-        assert!(text.starts_with(&format!("cannot open `{}`: ", file.display())), "{text}");
-        assert!(text.contains(cause) && text.contains("no longer knows which commands have run"), "{text}");
-        assert!(std::fs::read(&file).unwrap() == damage, "the file was written to: {cause}");
-    }
-}
-
-#[tokio::test]
 async fn an_unreadable_execution_is_left_out_and_the_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

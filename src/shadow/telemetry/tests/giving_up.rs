@@ -287,7 +287,7 @@ fn books_put_right_from_the_rows_say_what_is_there() {
     bench.db().park_block(parked, "refused").unwrap();
     let (tally, books): (_, Vec<_>) = (bench.db().tally, (0..2).map(|which| ledger(&mut bench, which)).collect());
     bench.db().conn.execute_batch("DELETE FROM ledger; UPDATE tally SET samples_waiting = 7, next_block = 1").unwrap();
-    super::super::rebuild(&bench.db().conn).unwrap();
+    super::super::books::rebuild(&bench.db().conn).unwrap();
     bench.reopen();
     assert_eq!((0..2).map(|which| ledger(&mut bench, which)).collect::<Vec<_>>(), books);
     assert_eq!(bench.db().tally, tally);
@@ -313,8 +313,9 @@ fn a_file_from_before_the_books_gets_them_from_its_rows() {
         .conn
         .execute_batch(
             "DROP TABLE era; DROP INDEX block_provisional; ALTER TABLE block DROP COLUMN era;
-         DROP TABLE ledger; DROP TABLE gap; DROP TABLE offered;
-         ALTER TABLE tally DROP COLUMN gaps_waiting; ALTER TABLE tally DROP COLUMN gaps_sent; PRAGMA user_version = 1",
+         DROP TABLE ledger; DROP TABLE gap; DROP TABLE offered; DROP TRIGGER device_came; DROP TABLE name;
+         ALTER TABLE tally DROP COLUMN gaps_waiting; ALTER TABLE tally DROP COLUMN gaps_sent; PRAGMA user_version = 1;
+         PRAGMA application_id = 0",
         )
         .unwrap();
     bench.reopen();

@@ -387,7 +387,7 @@ fn what_cannot_be_opened_says_why_and_what_to_do() {
     let text = bench.dir.path().join("text.db");
     std::fs::write(&text, "this is no database, whatever its name says".repeat(100)).unwrap();
     let refused = TelemetryDb::open(&text, super::RETENTION, bench.now).unwrap_err().to_string();
-    assert!(refused.contains("move it aside"), "{refused}");
+    assert!(refused.contains("moves it aside"), "{refused}");
 }
 
 #[test]
