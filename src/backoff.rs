@@ -22,7 +22,7 @@ impl Backoff {
         Self { base, max, stable_after, failures: 0 }
     }
 
-    /// For links and table writes: 1 s to 60 s, reset after 30 s of stability.
+    /// 1 s to 60 s, reset after 30 s of stability.
     #[must_use]
     pub fn standard() -> Self {
         Self::new(Duration::from_secs(1), Duration::from_secs(60), Duration::from_secs(30))

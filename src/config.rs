@@ -139,6 +139,7 @@ fn build(
         floor: floor.floor?,
         topics,
         topic_templates,
+        floor_limit: floor.limit,
         cloud,
         dynamodb,
         clock_trust,

@@ -11,6 +11,8 @@
 //! * At most [`CONNECTIONS_MAX`] clients at a time; one more is told that it is busy. A request has at most
 //!   [`REQUEST_BYTES_MAX`] bytes; a client that is silent, or reads nothing, for [`CLIENT_TIMEOUT`] is dropped.
 //! * A client that goes away takes its waiting with it, never a command that is already journalled.
+//! * A state folder whose disk takes no new file does not keep the daemon from being asked: the socket is then elsewhere,
+//!   and clients look there too (`place.rs`).
 //! * A stale socket file is replaced; a living one is never taken over ([`BindError::InUse`]).
 //!
 //! # What it does not do
@@ -18,6 +20,7 @@
 //! It judges nothing and changes nothing itself: every query goes to the [`ControlService`].
 
 mod client;
+mod place;
 mod query;
 mod report;
 mod server;

@@ -10,6 +10,11 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// One line on how it is, for `systemctl status`.
+pub fn status(text: &str) {
+    tell(&[NotifyState::Status(text)]);
+}
+
 /// The daemon is on its way out.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -21,7 +21,7 @@ use tracing::warn;
 use super::execution::Hands;
 use super::fresh::Fresh;
 use super::judge::Judge;
-use super::log::CommandLog;
+use super::log::{CommandLog, tell};
 use super::recovery;
 use crate::shadow::store::OpenExecution;
 use crate::shadow::{Store, StoreError};
@@ -87,7 +87,7 @@ impl<L: CommandLog> Dispatcher<L> {
     /// What is in progress and has no task: interrupted by a restart, or left by a task that was lost.
     async fn resolve_interrupted(&self, tasks: &mut JoinSet<bool>, busy: &mut Busy) -> Result<(), StoreError> {
         let interrupted = self.hands.log.in_progress().await;
-        for execution in interrupted.inspect_err(|error| warn!(%error, "cannot read the journal; commands wait"))? {
+        for execution in interrupted.inspect_err(|error| tell(error, "cannot read the journal; commands wait"))? {
             let device = execution.record.device_id.clone();
             if !busy.devices.contains_key(&device) {
                 let hands = Arc::clone(&self.hands);
@@ -104,7 +104,7 @@ impl<L: CommandLog> Dispatcher<L> {
     async fn start_waiting(&self, tasks: &mut JoinSet<bool>, busy: &mut Busy) {
         let waiting = match self.hands.log.waiting().await {
             Ok(waiting) => waiting,
-            Err(error) => return warn!(%error, "cannot read the journal; commands wait"),
+            Err(error) => return tell(&error, "cannot read the journal; commands wait"),
         };
         self.note_ages(&waiting, busy);
         for execution in waiting {

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use floorgate_model::{AdminState, CommandName, DeviceStatus, ExecutionRecord, ExecutionStatus, Profile, Reason};
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::decision::{Decision, Refusal, effective_expiry, expired};
 use super::fresh::Fresh;
 use super::judge::Judge;
-use super::log::CommandLog;
+use super::log::{CommandLog, tell};
 use super::recovery;
 use super::wait::Plan;
 use crate::device::Order;
@@ -62,7 +62,7 @@ impl<L: CommandLog> Hands<L> {
     pub(super) async fn execute(&self, execution: OpenExecution, fresh: Fresh) -> bool {
         let record = &execution.record;
         let in_order = self.try_execute(&execution, fresh).await.unwrap_or_else(|error| {
-            warn!(device_id = %record.device_id, command_id = %record.command_id, %error, "the command waits");
+            tell(&error, &format!("command {} on {} waits", record.command_id, record.device_id));
             false
         });
         if !in_order {
@@ -77,7 +77,7 @@ impl<L: CommandLog> Hands<L> {
             let (device, id) = (&record.device_id, &record.command_id);
             match self.log.finish(device, id, self.too_old(record)).await {
                 Ok(_) => info!(device_id = %device, command_id = %id, command = record.command, "command expired"),
-                Err(error) => warn!(device_id = %device, command_id = %id, %error, "cannot write an outcome yet"),
+                Err(error) => tell(&error, &format!("cannot write the outcome of command {id} on {device} yet")),
             }
         }
     }
@@ -175,7 +175,7 @@ impl<L: CommandLog> Hands<L> {
                     return;
                 }
                 Err(StoreError::Closed) => return,
-                Err(error) => warn!(device_id = %device, command_id = %id, %error, "cannot write an outcome yet"),
+                Err(error) => tell(&error, &format!("cannot write the outcome of command {id} on {device} yet")),
             }
             tokio::time::sleep(STORE_RETRY).await;
         }

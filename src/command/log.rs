@@ -38,6 +38,15 @@ pub trait CommandLog: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<ExecutionRecord>, StoreError>> + Send;
 }
 
+/// Says that the store does not do something now. A failing disk the store has told of already, once for all.
+pub(super) fn tell(error: &StoreError, what: &str) {
+    if error.fault().is_some() {
+        tracing::debug!(%error, "{what}");
+    } else {
+        tracing::warn!(%error, "{what}");
+    }
+}
+
 impl CommandLog for Store {
     fn wakeups(&self) -> &Wakeups {
         Self::wakeups(self)

@@ -15,10 +15,9 @@ use floorgate_model::{CommandName, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::warn;
 
 use super::execution::{Hands, STORE_RETRY, Step, UNSEEN, interrupted, no_response, unknown, unreachable};
-use super::log::CommandLog;
+use super::log::{CommandLog, tell};
 use super::verify::{self, Known, Verdict};
 use crate::device::{Driver, NotSent, Order, Sent};
 use crate::shadow::store::{Ending, OpenExecution};
@@ -89,7 +88,8 @@ impl<L: CommandLog> Hands<L> {
                 Ok(Some(None)) => watch.until(),
                 Ok(None) | Err(StoreError::Closed) => return None,
                 Err(error) => {
-                    warn!(command_id = %execution.record.command_id, %error, "cannot look for an answer yet");
+                    let id = &execution.record.command_id;
+                    tell(&error, &format!("cannot look for an answer to command {id} yet"));
                     Instant::now() + STORE_RETRY
                 }
             };

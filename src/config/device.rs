@@ -94,6 +94,7 @@ fn rest(
         _ => None,
     });
     let seconds = section.integer("sample_rate_seconds", 1, 86_400).unwrap_or(SAMPLE_RATE_SECONDS);
+    let limit = super::link::limit(section);
     let configuration = section.optional_section("configuration").map(|inner| values(&inner));
     let profile = profile?;
     Some(DeviceConfig {
@@ -102,6 +103,7 @@ fn rest(
         location: location.or_else(|| gateway.map(|gateway| gateway.location.clone()))?,
         driver: driver.unwrap_or(DriverKind::Mqtt),
         sample_interval: Duration::from_secs(seconds.into()),
+        limit,
         configuration,
         profile,
     })

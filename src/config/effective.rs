@@ -8,6 +8,7 @@ use super::quantity::{duration_text, size_text};
 use super::types::{
     BrokerConfig, CloudConfig, Config, CredentialsConfig, DeviceConfig, DynamoConfig, Floor, Identity, ListenConfig,
 };
+use crate::mqtt::limits::Rate;
 
 impl Config {
     /// All values in the layout of the file. Certificates, keys and passwords are shown as the paths they came from; AWS
@@ -61,11 +62,16 @@ impl Config {
             Floor::Listen(listen) => listen_values(listen),
             Floor::Broker(broker) => broker_values(broker),
         };
+        values.extend(limit_values(self.floor_limit));
         let [telemetry, state, execute, result] = &self.topic_templates;
         let topics = json!({"telemetry": telemetry, "state": state, "execute": execute, "result": result});
         values.insert("topics".into(), topics);
         Value::Object(values)
     }
+}
+
+fn limit_values(limit: Rate) -> [(String, Value); 2] {
+    [("messages_per_second".to_owned(), limit.per_second.into()), ("message_burst".to_owned(), limit.burst.into())]
 }
 
 fn listen_values(listen: &ListenConfig) -> Map<String, Value> {
@@ -143,6 +149,7 @@ fn device_values(device: &DeviceConfig) -> Value {
     values.insert("location".into(), device.location.clone().into());
     values.insert("driver".into(), device.driver.as_str().into());
     values.insert("sample_rate_seconds".into(), device.sample_interval.as_secs().into());
+    values.extend(device.limit.into_iter().flat_map(limit_values));
     if let Some(configuration) = &device.configuration {
         values.insert("configuration".into(), json!(configuration));
     }

@@ -9,6 +9,7 @@ use super::files::Folder;
 use super::problem::Problem;
 use super::section::Section;
 use super::types::{BrokerConfig, BrokerUrl, CloudConfig, Floor, LinkTls, ListenConfig, ListenTls, Login};
+use crate::mqtt::limits::{MESSAGE_BURST, MESSAGES_PER_SECOND, Rate};
 use crate::mqtt::topics::{FloorTopic, Template, TopicScheme};
 
 /// Where the built-in endpoint listens unless told: reachable from this machine alone.
@@ -17,6 +18,8 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LO
 pub const CONNECTIONS: u32 = 1_000;
 /// Packets a second of one connection unless told.
 pub const PACKETS_PER_SECOND: u32 = 200;
+/// A device may catch up this much of its rate at once after a pause, unless told.
+const BURST_SECONDS: u32 = MESSAGE_BURST / MESSAGES_PER_SECOND;
 /// Keep-alive of a link unless told; AWS IoT Core takes 30 s to 1,200 s.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -27,6 +30,7 @@ const BROKER_KEYS: [&str; 8] = ["username", "password_file", "ca", "cert", "key"
 pub(super) struct FloorPart {
     pub(super) floor: Option<Floor>,
     pub(super) topics: Option<(TopicScheme, [String; 4])>,
+    pub(super) limit: Rate,
     pub(super) warnings: Vec<Problem>,
 }
 
@@ -36,6 +40,7 @@ pub(super) fn floor(root: &Section<'_>, folder: &Folder, gateway: Option<&Gatewa
     let topics_section = section.section("topics");
     let topics = topics(&topics_section);
     topics_section.finish();
+    let limit = limit(&section).unwrap_or_default();
     let floor = if section.has("url") {
         for key in LISTEN_KEYS.into_iter().chain(["listen"]).filter(|key| section.has(key)) {
             let name = section.key_name(key);
@@ -53,7 +58,19 @@ pub(super) fn floor(root: &Section<'_>, folder: &Folder, gateway: Option<&Gatewa
         listen(&section, folder, &mut warnings).map(Floor::Listen)
     };
     section.finish();
-    FloorPart { floor, topics, warnings }
+    FloorPart { floor, topics, limit, warnings }
+}
+
+/// What a device may send, of `[floor]` or of one `[[device]]`; `None` if nothing is said. A burst that is not given is
+/// [`BURST_SECONDS`] of the rate, a rate that is not given the standard one.
+pub(super) fn limit(section: &Section<'_>) -> Option<Rate> {
+    let per_second = section.integer("messages_per_second", 1, 1_000_000);
+    let burst = section.integer("message_burst", 1, 1_000_000);
+    if per_second.is_none() && burst.is_none() {
+        return None;
+    }
+    let per_second = per_second.unwrap_or(MESSAGES_PER_SECOND);
+    Some(Rate { per_second, burst: burst.unwrap_or_else(|| per_second.saturating_mul(BURST_SECONDS)) })
 }
 
 fn topics(section: &Section<'_>) -> Option<(TopicScheme, [String; 4])> {

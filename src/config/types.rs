@@ -10,6 +10,7 @@ use floorgate_model::{DeviceId, GatewayId, Profile};
 
 use super::problem::Problem;
 use crate::clock::Trust;
+use crate::mqtt::limits::Rate;
 use crate::mqtt::topics::TopicScheme;
 
 /// Everything the daemon is told.
@@ -25,6 +26,8 @@ pub struct Config {
     pub topics: TopicScheme,
     /// The templates behind [`Self::topics`], in the order of [`crate::mqtt::topics::FloorTopic::ALL`].
     pub topic_templates: [String; 4],
+    /// What a device may send that has no limit of its own.
+    pub floor_limit: Rate,
     /// The command link; `None`: there is none.
     pub cloud: Option<CloudConfig>,
     /// The tables; `None`: nothing is sent upstream, everything is kept.
@@ -317,6 +320,8 @@ pub struct DeviceConfig {
     pub driver: DriverKind,
     /// How often it reports.
     pub sample_interval: Duration,
+    /// What it may send; `None`: as all.
+    pub limit: Option<Rate>,
     /// Configuration known from commissioning.
     pub configuration: Option<BTreeMap<String, String>>,
     /// What its type allows: from `profiles.d`, else built in.

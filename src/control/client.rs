@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::query::{ControlError, Query};
-use super::{ANSWER_BYTES_MAX, CLIENT_TIMEOUT, socket_path};
+use super::{ANSWER_BYTES_MAX, CLIENT_TIMEOUT, place, socket_path};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +38,23 @@ pub enum AskError {
 /// # Errors
 /// [`AskError`] if it cannot be reached, breaks off, or refuses.
 pub fn ask<T: DeserializeOwned>(state_dirs: &[PathBuf], query: &Query) -> Result<T, AskError> {
-    let paths: Vec<_> = state_dirs.iter().map(|dir| socket_path(dir)).collect();
-    let there = paths.iter().find(|path| path.exists()).or_else(|| paths.first());
-    let path = there.cloned().unwrap_or_else(|| socket_path(Path::new(".")));
-    let stream = UnixStream::connect(&path)
-        .map_err(|error| AskError::Unreachable { path: path.clone(), cause: error.to_string() })?;
+    let there = state_dirs.iter().find(|dir| socket_path(dir).exists()).or_else(|| state_dirs.first());
+    let state_dir = there.map_or_else(|| Path::new("."), PathBuf::as_path);
+    let mut reached = Err(AskError::Unreachable { path: socket_path(state_dir), cause: "nobody listens".to_owned() });
+    for path in place::candidates(state_dir) {
+        match UnixStream::connect(&path) {
+            Ok(stream) => {
+                reached = Ok((path, stream));
+                break;
+            }
+            Err(error) if path.starts_with(state_dir) => {
+                reached = Err(AskError::Unreachable { path, cause: error.to_string() });
+            }
+            // The state folder's own is the one to tell about.
+            Err(_) => {}
+        }
+    }
+    let (path, stream) = reached?;
     let answer = converse(&stream, query);
     let line = answer.map_err(|cause| AskError::Broken { path: path.clone(), cause })?;
     let answer = serde_json::from_slice(&line);

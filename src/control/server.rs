@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::query::{ControlError, ErrorCode, Query};
 use super::report::Reply;
-use super::{CLIENT_TIMEOUT, CONNECTIONS_MAX, REQUEST_BYTES_MAX, socket_path};
+use super::{CLIENT_TIMEOUT, CONNECTIONS_MAX, REQUEST_BYTES_MAX, place, socket_path};
 
 /// A boxed future, so that services can stand behind one name.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -53,38 +53,55 @@ pub enum BindError {
 pub struct ControlServer {
     path: PathBuf,
     listener: UnixListener,
+    /// The folder that was made for it, if it could not be in the state folder.
+    elsewhere: Option<PathBuf>,
 }
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
         // If it is gone already, so much the better.
         let _ = std::fs::remove_file(&self.path);
+        if let Some(folder) = self.elsewhere.as_ref() {
+            let _ = std::fs::remove_dir(folder);
+        }
     }
 }
 
+/// Makes a socket under another name until nobody else may open it; the renaming replaces what a killed daemon left.
+fn make(folder: &Path, path: &Path) -> std::io::Result<UnixListener> {
+    let unnamed = folder.join(format!(".control-{}.sock", std::process::id()));
+    if unnamed.exists() {
+        std::fs::remove_file(&unnamed)?;
+    }
+    let listener = UnixListener::bind(&unnamed)?;
+    std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&unnamed, path)?;
+    Ok(listener)
+}
+
 impl ControlServer {
-    /// Makes the socket in an existing state folder. Must be called inside a tokio runtime.
+    /// Makes the socket in an existing state folder, or elsewhere if its disk takes no new file. Must be called inside a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`BindError`] if another daemon has it, or it cannot be made.
     pub fn bind(state_dir: &Path) -> Result<Self, BindError> {
-        let path = socket_path(state_dir);
-        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-            return Err(BindError::InUse(path));
-        }
-        // Under another name until nobody else may open it; the renaming replaces what a killed daemon left.
-        let unnamed = state_dir.join(format!(".control-{}.sock", std::process::id()));
-        let make = || {
-            if unnamed.exists() {
-                std::fs::remove_file(&unnamed)?;
+        for path in place::candidates(state_dir) {
+            if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+                return Err(BindError::InUse(path));
             }
-            let listener = UnixListener::bind(&unnamed)?;
-            std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))?;
-            std::fs::rename(&unnamed, &path)?;
-            Ok(listener)
+        }
+        let path = socket_path(state_dir);
+        let cause = match make(state_dir, &path) {
+            Ok(listener) => return Ok(Self { path, listener, elsewhere: None }),
+            Err(cause) => cause,
         };
-        match make() {
-            Ok(listener) => Ok(Self { path, listener }),
+        let elsewhere = if place::is_disk(&cause) { place::make_elsewhere(state_dir).ok() } else { None };
+        let Some(folder) = elsewhere else { return Err(BindError::Io { path, cause }) };
+        tracing::warn!(%cause, folder = %folder.display(), "the state folder takes no control socket; it is elsewhere");
+        let path = socket_path(&folder);
+        match make(&folder, &path) {
+            Ok(listener) => Ok(Self { path, listener, elsewhere: Some(folder) }),
             Err(cause) => Err(BindError::Io { path, cause }),
         }
     }

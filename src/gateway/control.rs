@@ -189,7 +189,7 @@ fn link_report(address: &str, state: &mqtt::link::LinkState) -> LinkReport {
         state: if state.up { LinkState::Up } else { LinkState::Down },
         since: Some(state.since),
         connections: None,
-        problem: if state.up { refused } else { state.last_error.clone() },
+        problem: if state.up { state.rival.clone().or(refused) } else { state.last_error.clone() },
     }
 }
 

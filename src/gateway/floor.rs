@@ -79,17 +79,19 @@ impl SessionStore for Sessions {
 
 /// Starts the floor's side.
 pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Result<FloorSide, RunError> {
-    let intake = Arc::new(FloorIntake::new(
+    let intake = FloorIntake::new(
         house.attached.clone(),
         house.store.clone(),
         config.topics.clone(),
         house.clock.clone(),
         Arc::clone(&house.refusals),
-    ));
+    );
+    let rates = settings::rates(config);
     match &config.floor {
         Floor::Listen(listen) => {
             let sessions = Arc::new(Sessions(house.store.clone()));
             let devices = ids(config).into_iter().collect();
+            let intake = Arc::new(intake.slowing(rates));
             let endpoint = Endpoint::bind(settings::endpoint(listen), intake, config.topics.clone(), devices, sessions);
             let endpoint = endpoint.await.map_err(not_bound)?;
             let (handle, address) = (endpoint.handle(), endpoint.local_addr().to_string());
@@ -99,7 +101,9 @@ pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Re
         Floor::Broker(broker) => {
             let mut link = settings::link("floor", broker);
             link.filters = FloorTopic::INBOUND.map(|topic| config.topics.filter(topic)).to_vec();
-            let (link, runner) = Link::new(link, intake, None, house.clock.clone());
+            let (intake, overflow) = intake.declaring(rates);
+            crew.add("floor limits", overflow.run(crew.stopping()));
+            let (link, runner) = Link::new(link, Arc::new(intake), None, house.clock.clone());
             crew.add("floor link", runner.run(crew.stopping()));
             crew.add("floor presence", watch_link(link.state(), house.store.clone(), crew.stopping()));
             Ok(FloorSide::Broker { link, topics: config.topics.clone(), address: broker.url.to_string() })

@@ -3,8 +3,9 @@
 //! # Start
 //!
 //! Store, then what judges and executes commands, then the floor, the cloud links, the lanes to the tables, the control
-//! socket. A broker or a table that is away is no failure: the links keep trying, everything is kept. What is a failure:
-//! a store that cannot be opened, a port that is taken, certificates or passwords that cannot be used.
+//! socket. A broker or a table that is away is no failure: the links keep trying, everything is kept. Nor is a disk that is
+//! full, read-only or failing: the store tries again by itself, and says so. What is a failure: a store that cannot be
+//! opened for any other reason, a port that is taken, certificates or passwords that cannot be used.
 //!
 //! # Stop
 //!
@@ -35,7 +36,7 @@ use crate::control::ControlServer;
 use crate::device::{DriverRegistry, LocalDriver, Profiles, profiles};
 use crate::mqtt::intake::Attached;
 use crate::mqtt::refusals::Refusals;
-use crate::shadow::{Store, StoreError};
+use crate::shadow::{Store, StoreError, StoreHealth};
 use crate::{sync, systemd};
 use crew::Crew;
 
@@ -100,7 +101,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         let _ = store.close().await;
         return Err(error);
     }
-    systemd::ready("running");
+    systemd::ready(&running(&store.health().borrow()));
     info!(gateway_id = %config.gateway.id, devices = config.devices.len(), "floorgate {} runs", env!("CARGO_PKG_VERSION"));
 
     let ended = loop {
@@ -149,6 +150,7 @@ async fn start(config: &Config, house: &House, control: ControlServer, crew: &mu
     let links = upstream::links(config, house, crew)?;
     let tables = upstream::tables(config, house, crew)?;
     crew.add("timers", tick(house.store.clone(), crew.stopping()));
+    crew.add("health", tell_health(house.store.clone(), crew.stopping()));
     crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
     let service = control::Service::new(config, house.clone(), floor, links, tables);
     let stop = crew.stopping();
@@ -162,13 +164,39 @@ async fn start(config: &Config, house: &House, control: ControlServer, crew: &mu
 async fn tick(store: Store, stop: tokio_util::sync::CancellationToken) {
     let mut every = tokio::time::interval(TICK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut said = None;
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        match store.tick().await {
-            // The writer has answered: that, and no bare timer, is the sign of life.
-            Ok(()) => systemd::watchdog_ping(),
-            Err(error) => warn!(%error, "the store's timers"),
+        let outcome = store.tick().await;
+        if !matches!(outcome, Err(StoreError::Closed)) {
+            // The writer has answered: that, and no bare timer, is the sign of life. A disk that fails is none of the
+            // watchdog's business; a restart would not mend it.
+            systemd::watchdog_ping();
+        }
+        match outcome.map_err(|error| error.to_string()) {
+            Ok(()) => said = None,
+            Err(error) if said.as_ref() != Some(&error) => {
+                warn!(error, "the store's timers");
+                said = Some(error);
+            }
+            Err(_) => {}
         }
     }
+}
+
+/// What `systemctl status` shows.
+fn running(health: &StoreHealth) -> String {
+    health.reason.map_or_else(|| "running".to_owned(), |fault| format!("running; {fault}: commands are refused"))
+}
+
+/// Keeps the service manager informed of the disk.
+async fn tell_health(store: Store, stop: tokio_util::sync::CancellationToken) {
+    let mut health = store.health();
+    while let Some(Ok(())) = stop.run_until_cancelled(health.changed()).await {
+        let status = running(&health.borrow_and_update());
+        systemd::status(&status);
+    }
+    // The store closes last; until then this part has nothing to end for.
+    stop.cancelled().await;
 }
 
 /// Creates the tables that are not there, as the configuration names them; tells what it did, a line each.

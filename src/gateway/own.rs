@@ -15,14 +15,24 @@ pub(super) async fn run(gateway: GatewayId, house: House, stop: CancellationToke
     let mut vitals = Vitals::new();
     // The first look only sets the counters that the share of the processor is counted from.
     vitals.sample();
-    if let Err(error) = introduce(&gateway, &house).await {
-        warn!(%error, "cannot note the gateway's own state");
-    }
+    let (mut introduced, mut said) = (false, None);
     let mut every = tokio::time::interval(OWN_INTERVAL);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        if let Err(error) = report(&gateway, &house, &mut vitals).await {
-            warn!(%error, "cannot note the gateway's own readings");
+        let noted = async {
+            if !introduced {
+                introduce(&gateway, &house).await?;
+                introduced = true;
+            }
+            report(&gateway, &house, &mut vitals).await
+        };
+        match noted.await.map_err(|error| error.to_string()) {
+            Ok(()) => said = None,
+            Err(error) if said.as_ref() != Some(&error) => {
+                warn!(error, "cannot note the gateway's own state and readings");
+                said = Some(error);
+            }
+            Err(_) => {}
         }
     }
 }
@@ -39,7 +49,7 @@ async fn introduce(gateway: &GatewayId, house: &House) -> Result<(), StoreError>
         retained: false,
         received_at: house.clock.now(),
     };
-    house.store.submit(FloorReport::State(state)).await.map(drop)
+    house.store.submit(FloorReport::State(state)).await?.await.map_err(|_| StoreError::Closed)?.map(drop)
 }
 
 async fn report(gateway: &GatewayId, house: &House, vitals: &mut Vitals) -> Result<(), StoreError> {
@@ -58,6 +68,7 @@ async fn report(gateway: &GatewayId, house: &House, vitals: &mut Vitals) -> Resu
     add(&mut readings, "outbox_samples", waiting);
     add(&mut readings, "readings_lost", stats.ledger.lost.total());
     add(&mut readings, "store_mb", stats.bytes_on_disk / 1_000_000);
+    add(&mut readings, "store_failures", stats.store_failures);
     let moment = house.clock.moment();
     let report = TelemetryReport {
         device_id: own,

@@ -8,6 +8,7 @@ use floorgate_model::Profile;
 use super::RunError;
 use crate::config::{BrokerConfig, Config, CredentialsConfig, DynamoConfig, Identity, LinkTls, ListenConfig};
 use crate::mqtt::endpoint::{EndpointConfig, EndpointTls};
+use crate::mqtt::limits::Rates;
 use crate::mqtt::link::{Address, LinkConfig, Login, TlsFiles};
 use crate::shadow::store::Attachment;
 use crate::{shadow, sync};
@@ -77,6 +78,12 @@ pub(super) fn endpoint(listen: &ListenConfig) -> EndpointConfig {
         rate_burst: listen.packets_per_second.saturating_mul(BURST_SECONDS),
         ..EndpointConfig::new(listen.address)
     }
+}
+
+/// What each device may send.
+pub(super) fn rates(config: &Config) -> Rates {
+    let own = config.devices.iter().filter_map(|device| Some((device.id.clone(), device.limit?)));
+    Rates { standard: config.floor_limit, own: own.collect() }
 }
 
 /// A link's settings.

@@ -4,21 +4,24 @@
 //! receipt says so. [`CloudIntake`] parses commands and hands them to whoever judges and journals them. What does not fit
 //! is counted by [`Refusals`] and settled at once: it will never become valid.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use floorgate_model::{DeviceId, Request};
+use floorgate_model::{DeviceId, Loss, LossReason, Request};
+use tokio::time::Instant;
 
 use super::codec::{
     MalformedCommand, Refused, malformed_command, parse_answer, parse_command, parse_state, parse_telemetry,
 };
+use super::limits::{Limits, Rates};
+use super::overflow::{LostReadings, Overflow, OverflowRunner};
 use super::refusals::{Refusal, Refusals};
 use super::topics::{FloorTopic, Parsed, TopicScheme, command_device};
 use super::{Acceptance, BoxFuture, Inbound, Intake};
 use crate::clock::Clock;
 use crate::shadow::store::Receipt;
-use crate::shadow::{FloorReport, Store, StoreError, TelemetryReport};
+use crate::shadow::{Answer, FloorReport, Store, StoreError, TelemetryReport};
 
 /// The devices that are attached. Cheap to clone; all clones see a reload at once.
 ///
@@ -47,16 +50,67 @@ impl Attached {
 
 /// Where parsed reports go: the store, or a double of it in tests.
 pub trait ReportSink: Send + Sync + 'static {
-    /// Takes one report, waiting for room; the receipt resolves after its commit.
+    /// Takes one report, waiting for room and for a disk that works; the receipt resolves after its commit.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be taken.
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>>;
+
+    /// Commits that these readings were taken and are not kept (`rate_limited`).
+    ///
+    /// # Errors
+    /// [`StoreError`] if that is not durable: they must not be acknowledged.
+    fn declare_lost(&self, lost: BTreeMap<DeviceId, LostReadings>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let _ = lost;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Whether a command waits for this answer.
+    ///
+    /// # Errors
+    /// [`StoreError`] if that cannot be read.
+    fn is_awaited<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let _ = answer;
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
+    /// See [`Intake::returned`].
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        let _ = device;
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl ReportSink for Store {
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
-        Box::pin(Self::submit(self, report))
+        Box::pin(async move {
+            // While the disk fails, what comes stays unread with its sender instead of coming again and again.
+            self.until_taken(&report).await;
+            Self::submit(self, report).await
+        })
+    }
+
+    fn declare_lost(&self, lost: BTreeMap<DeviceId, LostReadings>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let loss = |(device_id, lost): (DeviceId, LostReadings)| Loss {
+            device_id,
+            from: lost.from,
+            to: lost.to,
+            count: lost.count,
+            reason: LossReason::RateLimited,
+        };
+        Box::pin(Self::declare_lost(self, lost.into_iter().map(loss).collect()))
+    }
+
+    fn is_awaited<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { Ok(self.open_execution(&answer.device_id, &answer.command_id).await?.is_some()) })
+    }
+
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.device_returned(device).await {
+                tracing::debug!(%device, %error, "that it has connected again is not noted");
+            }
+        })
     }
 }
 
@@ -68,13 +122,42 @@ pub struct FloorIntake<S> {
     topics: TopicScheme,
     clock: Clock,
     refusals: Arc<Refusals>,
+    limiting: Limiting,
+}
+
+/// What happens to a device that sends more than it may.
+#[derive(Debug)]
+enum Limiting {
+    /// Nothing: there is no limit.
+    Off,
+    /// Whoever carries its messages makes it wait ([`Intake::admit`]).
+    Slowing(Limits),
+    /// Its readings are declared lost.
+    Declaring(Arc<Overflow>),
 }
 
 impl<S: ReportSink> FloorIntake<S> {
     /// An intake for these devices and topics.
     #[must_use]
     pub fn new(attached: Attached, sink: S, topics: TopicScheme, clock: Clock, refusals: Arc<Refusals>) -> Self {
-        Self { attached, sink, topics, clock, refusals }
+        Self { attached, sink, topics, clock, refusals, limiting: Limiting::Off }
+    }
+
+    /// For a carrier that can make a device wait.
+    #[must_use]
+    pub fn slowing(self, rates: Rates) -> Self {
+        Self { limiting: Limiting::Slowing(Limits::new(rates)), ..self }
+    }
+
+    /// For a link that many devices share. What is beyond the limits is settled only while the runner runs.
+    #[must_use]
+    pub fn declaring(self, rates: Rates) -> (Self, OverflowRunner<S>)
+    where
+        S: Clone,
+    {
+        let overflow = Arc::new(Overflow::new(rates, Arc::clone(&self.refusals)));
+        let runner = OverflowRunner { overflow: Arc::clone(&overflow), sink: self.sink.clone() };
+        (Self { limiting: Limiting::Declaring(overflow), ..self }, runner)
     }
 
     /// The report, or `None` if the message was refused (and counted).
@@ -121,11 +204,36 @@ impl<S: ReportSink> FloorIntake<S> {
 impl<S: ReportSink> Intake for FloorIntake<S> {
     fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
         Box::pin(async move {
-            match self.parse(&inbound) {
-                Some(report) => self.sink.submit(report).await.map(Acceptance::Pending),
-                None => Ok(Acceptance::Settled),
-            }
+            let Some(report) = self.parse(&inbound) else { return Ok(Acceptance::Settled) };
+            let Limiting::Declaring(overflow) = &self.limiting else {
+                return self.sink.submit(report).await.map(Acceptance::Pending);
+            };
+            let receipt = overflow.submit(&self.sink, report, inbound.redelivered).await?;
+            Ok(receipt.map_or(Acceptance::Settled, Acceptance::Pending))
         })
+    }
+
+    fn admit(&self, topic: &str, now: Instant) -> Result<(), Instant> {
+        let Limiting::Slowing(limits) = &self.limiting else { return Ok(()) };
+        let Parsed::Device(_, device) = self.topics.parse(topic) else { return Ok(()) };
+        if !self.attached.contains(&device) {
+            return Ok(());
+        }
+        let admitted = limits.take(&device, now);
+        if admitted.is_err() {
+            self.refusals.count(Refusal::SlowedDown);
+        }
+        admitted
+    }
+
+    fn connected(&self) {
+        if let Limiting::Declaring(overflow) = &self.limiting {
+            overflow.connected();
+        }
+    }
+
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        self.sink.returned(device)
     }
 }
 

@@ -8,6 +8,8 @@
 //!   acknowledged (it will never become valid), and changes nothing.
 //! * Nothing of rumqttc's own replay is relied on: each connection has a fresh client, and what is owed upstream comes
 //!   from the store's outbox.
+//! * No device takes more than its limit ([`limits`]): on the endpoint its clients are read more slowly, on a link it
+//!   shares with others its readings are declared lost ([`overflow`]).
 //!
 //! # What it does not do
 //!
@@ -17,8 +19,11 @@ pub mod codec;
 pub mod endpoint;
 pub mod handed;
 pub mod intake;
+pub mod limits;
 pub mod link;
 mod log_slots;
+pub mod overflow;
+mod pace;
 pub mod refusals;
 pub mod topics;
 
@@ -26,6 +31,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use floorgate_model::DeviceId;
+use tokio::time::Instant;
 
 use crate::shadow::StoreError;
 use crate::shadow::store::Receipt;
@@ -63,4 +70,24 @@ pub trait Intake: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store cannot take it: do not acknowledge, drop the connection.
     fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>>;
+
+    /// Whether a message for this topic may be taken now; else when. For a caller that can make its sender wait (the
+    /// endpoint, which reads more slowly): asking takes the message's place in its device's limit.
+    ///
+    /// # Errors
+    /// The time from which to ask again.
+    fn admit(&self, topic: &str, now: Instant) -> Result<(), Instant> {
+        let _ = (topic, now);
+        Ok(())
+    }
+
+    /// A connection to a broker has been made: what it kept for us comes now.
+    fn connected(&self) {}
+
+    /// A device has connected in the place of a connection of its own whose last will has just been handed over: it is
+    /// there, whatever that said. Best effort; its next reports say it too.
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        let _ = device;
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -95,6 +95,11 @@ refusals! {
     DuplicateId = "duplicate_id",
     /// A payload that is no command.
     MalformedCommand = "malformed_command",
+    /// Beyond its device's limit: a reading that was declared lost, a state or answer that a newer one replaced, an
+    /// answer no command waits for.
+    RateLimited = "rate_limited",
+    /// Not refused: beyond its device's limit, and taken later.
+    SlowedDown = "slowed_down",
     /// A command without a time to judge it by.
     MissingTimestamp = "missing_timestamp",
 }

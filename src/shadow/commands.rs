@@ -3,8 +3,11 @@
 use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, Reason};
 use serde_json::Map;
 
+use super::fault::Fault;
 use super::journal::{self, Execution};
+use super::outbox;
 use super::refusals;
+use super::refused;
 use super::terms::{Ending, Journalled, NewExecution, OpenExecution, StoreError};
 use super::turn::Turn;
 use super::view::Lane;
@@ -26,6 +29,13 @@ impl Turn<'_> {
             entry.record.reason = Some(reason);
             entry.record.message = Some(message);
         }
+        if let Some(fault @ (Fault::DiskFull | Fault::ReadOnly)) = self.memory.health.reason
+            && entry.record.status == ExecutionStatus::Created
+        {
+            // What little space there is belongs to what runs already.
+            refused::refuse(&mut entry.record, fault, self.wall);
+            self.memory.counted.commands_refused += 1;
+        }
         let refused = entry.record.status.is_terminal();
         if refused {
             entry.record.completed_at.get_or_insert(self.wall);
@@ -34,6 +44,7 @@ impl Turn<'_> {
         }
         let bytes = if refused { refusals::bytes(&entry.record) } else { 0 };
         let seq = journal::insert(self.connection, &entry, bytes)?;
+        self.memory.refused.journals(&entry.record.command_id);
         let record = entry.record.clone();
         let (checked_parameters, answer, boot_count_before) = (Map::new(), None, None);
         let received_boot = entry.received_boot;
@@ -71,6 +82,34 @@ impl Turn<'_> {
             return Ok(Journalled::Duplicate(record));
         }
         Ok(Journalled::Conflict(record))
+    }
+
+    /// Journals what was refused while the journal could not be written. One that stands there open after all was
+    /// journalled by a commit that failed in its flush: nothing of it was sent, and it ends as it was told.
+    pub(super) fn journal_refused(&mut self, entry: &NewExecution, announced: bool) -> Result<(), StoreError> {
+        let record = &entry.record;
+        let outcome = match journal::find(self.connection, &record.command_id)? {
+            None => self.journal(entry.clone()).map(drop),
+            Some(found)
+                if found.record().status == ExecutionStatus::Created
+                    && found.record().device_id == record.device_id =>
+            {
+                let ending = Ending {
+                    status: record.status,
+                    reason: record.reason,
+                    message: record.message.clone(),
+                    details: None,
+                    effect: None,
+                };
+                self.finish(&record.device_id, &record.command_id, ending).map(drop)
+            }
+            Some(_) => Ok(()),
+        };
+        outcome?;
+        if let Some(found) = journal::find(self.connection, &record.command_id)?.filter(|_| announced) {
+            outbox::withdraw(self.connection, Lane::Result, found.seq)?;
+        }
+        Ok(())
     }
 
     pub(super) fn claim(&mut self, device: &DeviceId, id: &CommandId) -> Result<Option<OpenExecution>, StoreError> {

@@ -50,6 +50,8 @@ pub(super) struct Device {
     configuration_reported: bool,
     /// Where the last execution stands in the journal.
     pub(super) last_execution_seq: i64,
+    /// What is wrong with it that its own word does not say (the gateway and its disk).
+    pub(super) trouble: Option<String>,
 }
 
 /// What the file knows of a device.
@@ -132,6 +134,7 @@ impl Device {
             waiting_since: Some(wall),
             configuration_reported,
             last_execution_seq: 0,
+            trouble: None,
         };
         device.apply_thresholds();
         device
@@ -154,7 +157,10 @@ impl Device {
     pub(super) fn refresh(&mut self, wall: Timestamp) -> bool {
         let (observed, reason) = self.observer.status();
         let (status, reason) = match self.view.admin_state {
-            AdminState::InService => (observed, reason),
+            AdminState::InService => match &self.trouble {
+                Some(trouble) => (DeviceStatus::Warning, Some(trouble.clone())),
+                None => (observed, reason),
+            },
             AdminState::Maintenance => (DeviceStatus::Maintenance, Some("taken out of service".to_owned())),
         };
         self.view.observed = observed;

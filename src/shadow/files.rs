@@ -1,10 +1,11 @@
 //! What a database file weighs, and how it is made to weigh less.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
+
+use super::log;
 
 /// Bytes of a page of both files.
 pub(super) const PAGE_BYTES: u64 = 4_096;
@@ -20,9 +21,7 @@ pub(super) fn bytes_with_log(database: &Path) -> u64 {
 
 /// Bytes of the log alone.
 pub(super) fn log_bytes(database: &Path) -> u64 {
-    let mut log: OsString = database.as_os_str().to_owned();
-    log.push("-wal");
-    bytes(Path::new(&log))
+    bytes(&log::path_of(database))
 }
 
 fn bytes(path: &Path) -> u64 {

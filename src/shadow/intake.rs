@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use floorgate_model::DeviceId;
+
 use super::journal;
 use super::report::{Answer, AnswerStatus, StateReport, TelemetryReport};
 use super::terms::{StoreError, Taken};
@@ -34,6 +36,15 @@ impl Turn<'_> {
         self.refresh(&report.device_id);
         self.memory.signals.floor_changes += 1;
         Taken::Stored
+    }
+
+    pub(super) fn device_returned(&mut self, id: &DeviceId) {
+        let (now, wall) = (self.now, self.wall);
+        let Some(device) = self.change(id) else { return };
+        device.observer.said_online(now);
+        device.seen(wall);
+        device.changed(wall);
+        self.refresh(id);
     }
 
     pub(super) fn answer(&mut self, answer: &Answer) -> Result<Taken, StoreError> {

@@ -176,6 +176,17 @@ pub(super) fn newest(
     rows.filter_map(Result::transpose).map(|found| Ok(found?.open.record)).collect::<Result<_, _>>().map_err(&cannot)
 }
 
+/// The newest ids, newest first.
+pub(super) fn newest_ids(connection: &Connection, limit: usize) -> Result<Vec<CommandId>, StoreError> {
+    let cannot = io("read the journal");
+    let mut statement =
+        connection.prepare("SELECT command_id FROM execution ORDER BY seq DESC LIMIT ?1").map_err(&cannot)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let ids = statement.query_map([limit], |row| row.get::<_, String>(0)).map_err(&cannot)?;
+    // One that is no id can come again under no id either.
+    ids.filter_map(|id| id.map(|id| CommandId::new(&id).ok()).transpose()).collect::<Result<_, _>>().map_err(&cannot)
+}
+
 /// How many are open: of the device, and of all.
 pub(super) fn count_open(connection: &Connection, device: &DeviceId) -> Result<(usize, usize), StoreError> {
     let cannot = io("count the open commands");

@@ -17,6 +17,9 @@
 //! * Every reading is accounted for, per device: `accepted = delivered + stored + lost` ([`DeviceView::ledger`],
 //!   [`StoreStats::ledger`]), and every loss is a gap record on its way to the history table. A copy of the ledgers in
 //!   `state.db`, at most 30 s old, lets the loss of `telemetry.db` itself be counted and declared.
+//! * A disk that is full, read-only or failing is a state ([`StoreHealth`]), not an end, neither at the start nor later:
+//!   after a failed write or flush nothing of it is called durable, the file is closed and opened anew, commands are
+//!   refused, readings stay with their senders, and all is well again within 5 s after the disk is (`writer/mend.rs`).
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
 //! * Every accepted command's outcome is kept until it is announced; of commands refused on arrival few are kept
 //!   (the room's `refusals` says how few), and outcomes are announced before refusals.
@@ -27,22 +30,27 @@
 //!
 //! # What it does not do
 //!
-//! It knows no topic, no cloud and no driver, starts no retries and decides about no command. It repairs no file, and
-//! damage that shows only while it runs is an error until the next start.
+//! It knows no topic, no cloud and no driver, and but for the refusals of a disk that takes no writes it decides about no
+//! command. Damage that shows while it runs closes the file; opening it again is the same as at the start.
 
 mod answers;
 mod clock_floor;
 mod commands;
 mod device;
 mod device_rows;
+mod fault;
 mod files;
+mod glance;
 mod intake;
 mod journal;
 pub(crate) mod ledgers;
+mod log;
 mod outbox;
 mod refusals;
+mod refused;
 pub mod report;
 mod request;
+mod reserve;
 mod samples;
 mod schema;
 mod sessions;
@@ -56,6 +64,7 @@ pub mod view;
 mod words;
 mod writer;
 
+pub use fault::{Fault, StoreHealth};
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
 pub use store::{Config, Store, StoreError, Wakeups};
 pub use view::{

@@ -45,6 +45,14 @@ pub(super) fn announce(connection: &Connection, lane: Lane, execution: i64, now:
     statement.execute(params![word(lane), execution, now.as_millis()]).map(drop).map_err(&cannot)
 }
 
+/// Takes an announcement back: the lane has heard it on another way.
+pub(super) fn withdraw(connection: &Connection, lane: Lane, execution: i64) -> Result<(), StoreError> {
+    let cannot = io("withdraw an announcement");
+    let mut statement =
+        connection.prepare_cached("DELETE FROM outbox WHERE lane = ?1 AND execution = ?2").map_err(&cannot)?;
+    statement.execute(params![word(lane), execution]).map(drop).map_err(&cannot)
+}
+
 /// The next of a lane after this number, each with the record as it stands now.
 pub(super) fn peek(
     connection: &Connection,

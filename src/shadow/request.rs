@@ -5,6 +5,7 @@ use std::time::Instant;
 use floorgate_model::Loss;
 use tokio::sync::oneshot;
 
+use super::glance::Glance;
 use super::report::TelemetryReport;
 use super::samples::SampleReply;
 use super::terms::StoreError;
@@ -42,13 +43,27 @@ pub(super) enum Pace {
 pub(super) trait Work: Send {
     /// Does it, inside the transaction; the answer is kept back.
     fn run(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError>;
+    /// Does what can be done while the file is out of use; `None` if nothing can. `tried`: what
+    /// it did in its turn may or may not be on the disk.
+    fn glance(&mut self, glance: &mut Glance<'_>, tried: bool) -> Option<Result<(), StoreError>>;
     /// Gives the answer, or the error that undid it.
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+/// Something done in memory alone.
+type Look<T> = Box<dyn FnMut(&mut Glance<'_>) -> Result<T, StoreError> + Send>;
+
+/// What a request does while the file is out of use.
+pub(super) struct Instead<T> {
+    /// It may also be done after a turn that failed: it only looks.
+    pub(super) only_looks: bool,
+    pub(super) work: Look<T>,
 }
 
 /// A closure with its answer.
 pub(super) struct Ask<T, F> {
     work: Option<F>,
+    instead: Option<Instead<T>>,
     answer: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -57,9 +72,9 @@ impl<T, F> Ask<T, F>
 where
     F: FnOnce(&mut Turn<'_>) -> Result<T, StoreError>,
 {
-    pub(super) fn new(work: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+    pub(super) fn new(work: F, instead: Option<Instead<T>>) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
         let (reply, answer) = oneshot::channel();
-        (Self { work: Some(work), answer: None, reply }, answer)
+        (Self { work: Some(work), instead, answer: None, reply }, answer)
     }
 }
 
@@ -73,6 +88,11 @@ where
             self.answer = Some(work(turn)?);
         }
         Ok(())
+    }
+
+    fn glance(&mut self, glance: &mut Glance<'_>, tried: bool) -> Option<Result<(), StoreError>> {
+        let instead = self.instead.as_mut().filter(|instead| !tried || instead.only_looks)?;
+        Some((instead.work)(glance).map(|answer| self.answer = Some(answer)))
     }
 
     fn reply(self: Box<Self>, outcome: Result<(), StoreError>) {

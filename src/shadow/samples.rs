@@ -7,6 +7,9 @@
 //! its senders send it again. Presence alone does not wait: that something was heard is true whatever the disk does,
 //! and also when the reading itself is refused because the quota is used up.
 //!
+//! When the disk fails at anything here, the file is out of use until the writer opens it again ([`Samples::reopen`]):
+//! every sample is refused meanwhile, not lost, because its sender keeps it.
+//!
 //! Confirmations of blocks are collected too ([`CONFIRM_WAIT`], [`CONFIRMED_MAX`]): one commit for many costs the
 //! flash less, and a confirmation lost in a crash means that the table gets a block again that it has already.
 
@@ -17,6 +20,7 @@ use std::time::{Duration, Instant};
 use floorgate_model::{DeviceId, DeviceLedger, Loss, Readings, Timestamp};
 use tokio::sync::oneshot;
 
+use super::fault::Fault;
 use super::ledgers::KnownLedger;
 use super::report::TelemetryReport;
 use super::telemetry::{Staged, TelemetryDb, TelemetryStats};
@@ -31,9 +35,6 @@ const TELEMETRY_FILE: &str = "telemetry.db";
 pub(super) const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// More confirmations than this do not wait.
 const CONFIRMED_MAX: usize = 256;
-/// After a failure the file is opened again at most this often; meanwhile every sample is refused, not lost: its
-/// sender keeps it.
-const REOPEN_WAIT: Duration = Duration::from_secs(1);
 
 /// Who waits for a sample's commit.
 pub(super) type SampleReply = oneshot::Sender<Result<Taken, StoreError>>;
@@ -52,8 +53,10 @@ pub(super) struct Samples {
     path: PathBuf,
     history_retention: Duration,
     commit_interval: Duration,
-    db: Option<TelemetryDb>,
-    broken_at: Option<(Instant, StoreError)>,
+    /// Or why it is out of use.
+    db: Result<TelemetryDb, StoreError>,
+    /// Samples that were answered with an error because the file went out of use, since start.
+    turned_away: u64,
     waiting: Vec<Waiting>,
     window_opened: Option<Instant>,
     /// Blocks the table has, not yet marked so in the file.
@@ -73,16 +76,23 @@ pub(super) struct Samples {
 pub(super) type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
 
 impl Samples {
+    /// A disk that cannot be used now is no error: the file is then out of use, and nothing is known of it.
     pub(super) fn open(config: &Config, now: Instant, moment: &Moment) -> Result<(Self, Newest), StoreError> {
         let path = config.state_dir.join(TELEMETRY_FILE);
-        let (mut db, newest) = TelemetryDb::open_or_replace(&path, config.history_retention, now, moment.wall)?;
-        db.booted(moment.boot.boot_id);
+        let opened = TelemetryDb::open_or_replace(&path, config.history_retention, now, moment.wall);
+        let (db, newest) = match opened {
+            Ok((mut db, newest)) => {
+                db.booted(moment.boot.boot_id);
+                (Ok(db), newest)
+            }
+            Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new()),
+        };
         let samples = Self {
             path,
             history_retention: config.history_retention,
             commit_interval: config.commit_interval,
-            db: Some(db),
-            broken_at: None,
+            db,
+            turned_away: 0,
             waiting: Vec::new(),
             window_opened: None,
             confirmed: BTreeSet::new(),
@@ -97,7 +107,7 @@ impl Samples {
     }
 
     pub(super) fn known_newest(&mut self, device: &DeviceId, at: Timestamp) {
-        if let Some(db) = &mut self.db {
+        if let Ok(db) = &mut self.db {
             db.known_newest(device, at);
         }
     }
@@ -114,12 +124,12 @@ impl Samples {
         if !memory.devices.contains_key(&report.device_id) {
             return answer(reply, Ok(Taken::Unknown));
         }
-        if let Err(cause) = self.room().and_then(|()| self.reopened(now, wall, memory)) {
+        if let Err(cause) = self.room().and_then(|()| self.usable().map(drop)) {
             heard(&report, memory, now, wall);
             memory.counted.store_failures += 1;
             return answer(reply, Err(cause));
         }
-        let Some(db) = &mut self.db else { return answer(reply, Err(StoreError::Closed)) };
+        let Ok(db) = &mut self.db else { return answer(reply, Err(StoreError::Closed)) };
         let staged = db.stage(&report, now);
         // A duplicate of something committed needs no commit; one of something that waits here does.
         if staged.taken == Taken::Duplicate && db.staged() == 0 {
@@ -145,21 +155,21 @@ impl Samples {
 
     /// Whether a commit is due at `real`, the writer's own clock.
     pub(super) fn is_due(&self, real: Instant) -> bool {
-        let many_confirmed = self.confirmed.len() >= CONFIRMED_MAX && self.db.is_some();
+        let many_confirmed = self.confirmed.len() >= CONFIRMED_MAX && self.db.is_ok();
         let full = self.waiting.len() >= COMMIT_BATCH || many_confirmed;
         full || self.deadline().is_some_and(|deadline| deadline <= real)
     }
 
     /// Whether a block is due although nothing waits.
     pub(super) fn has_due_blocks(&self, now: Instant) -> bool {
-        self.db.as_ref().is_some_and(|db| db.has_due_blocks(now))
+        self.db.as_ref().is_ok_and(|db| db.has_due_blocks(now))
     }
 
     /// Commits what waits, shows it and answers for it.
     pub(super) fn commit(&mut self, memory: &mut Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         let waiting = std::mem::take(&mut self.waiting);
         self.window_opened = None;
-        match self.write(now, wall, memory) {
+        match self.write(now) {
             Ok(blocks_closed) => {
                 memory.counted.commits += 1;
                 memory.signals.blocks |= blocks_closed > 0;
@@ -170,24 +180,54 @@ impl Samples {
                 Ok(())
             }
             Err(cause) => {
-                memory.counted.store_failures += waiting.len() as u64;
                 // What was staged is forgotten with the file; opening it anew reads what is durable.
-                self.known = self.known_ledgers();
-                self.db = None;
-                self.broken_at = Some((now, cause.clone()));
-                // Confirmations try again after a whole wait, not at once and for ever.
-                self.confirmed_first = (!self.confirmed.is_empty()).then(Instant::now);
-                for sample in waiting {
-                    answer(sample.reply, Err(cause.clone()));
-                }
+                self.waiting = waiting;
+                self.shut(&cause);
                 Err(cause)
             }
         }
     }
 
-    fn write(&mut self, now: Instant, wall: Timestamp, memory: &Memory) -> Result<usize, StoreError> {
-        self.reopened(now, wall, memory)?;
-        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
+    /// Takes the file out of use: nobody who waits is acknowledged.
+    pub(super) fn shut(&mut self, cause: &StoreError) {
+        self.known = self.known_ledgers();
+        if let Ok(db) = std::mem::replace(&mut self.db, Err(cause.clone())) {
+            db.abandon();
+        }
+        self.window_opened = None;
+        // Confirmations try again after a whole wait, not at once and for ever.
+        self.confirmed_first = (!self.confirmed.is_empty()).then(Instant::now);
+        self.turned_away += self.waiting.len() as u64;
+        for sample in std::mem::take(&mut self.waiting) {
+            answer(sample.reply, Err(cause.clone()));
+        }
+    }
+
+    /// If the disk failed at it, the file is out of use from here on.
+    fn checked<T>(&mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        outcome.inspect_err(|cause| {
+            if cause.fault().is_some() {
+                self.shut(cause);
+            }
+        })
+    }
+
+    /// Why the file is out of use, if it is.
+    pub(super) fn broken(&self) -> Option<&StoreError> {
+        self.db.as_ref().err()
+    }
+
+    /// What is wrong with the disk, if that is why.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.broken().map(|cause| cause.fault().unwrap_or(Fault::Other))
+    }
+
+    pub(super) fn turned_away(&self) -> u64 {
+        self.turned_away
+    }
+
+    fn write(&mut self, now: Instant) -> Result<usize, StoreError> {
+        let db = self.db.as_mut().map_err(|cause| cause.clone())?;
         if !self.confirmed.is_empty() {
             db.confirm_blocks(&self.confirmed)?;
             self.confirmed.clear();
@@ -206,30 +246,32 @@ impl Samples {
         now: Instant,
     ) -> Result<(), StoreError> {
         self.time_known = moment.quality.is_exact();
-        let due = (moment.quality.is_exact() || must_do) && self.db.as_ref().is_some_and(TelemetryDb::is_provisional);
+        let due = (moment.quality.is_exact() || must_do) && self.db.as_ref().is_ok_and(TelemetryDb::is_provisional);
         if !due {
             return Ok(());
         }
         self.commit(memory, now, moment.wall)?;
-        let Some(db) = &mut self.db else { return Err(StoreError::Closed) };
-        match db.settle(moment, must_do, now) {
-            Ok(ready) => {
-                memory.signals.blocks |= ready > 0;
-                Ok(())
-            }
-            Err(cause) => {
-                self.db = None;
-                self.broken_at = Some((now, cause.clone()));
-                Err(cause)
-            }
-        }
+        let settled = self.db.as_mut().map_err(|cause| cause.clone())?.settle(moment, must_do, now);
+        // What was changed in memory is not in the file: it is read anew.
+        memory.signals.blocks |= settled.inspect_err(|cause| self.shut(cause))? > 0;
+        Ok(())
     }
 
     /// Closed blocks not yet accepted, without those whose confirmation still waits.
     pub(super) fn peek_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
-        self.usable()?;
-        let db = self.db.as_mut().ok_or(StoreError::Closed)?;
-        let mut blocks = db.peek_blocks(limit.saturating_add(self.confirmed.len()))?;
+        let more = limit.saturating_add(self.confirmed.len());
+        let peeked = self.db.as_mut().map_err(|cause| cause.clone())?.peek_blocks(more);
+        let mut blocks = self.checked(peeked)?;
+        blocks.retain(|block| !self.confirmed.contains(&block.id));
+        blocks.truncate(limit);
+        Ok(blocks)
+    }
+
+    /// The newest of them, newest first.
+    pub(super) fn peek_newest_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        let more = limit.saturating_add(self.confirmed.len());
+        let peeked = self.db.as_mut().map_err(|cause| cause.clone())?.peek_newest_blocks(more);
+        let mut blocks = self.checked(peeked)?;
         blocks.retain(|block| !self.confirmed.contains(&block.id));
         blocks.truncate(limit);
         Ok(blocks)
@@ -247,21 +289,24 @@ impl Samples {
     }
 
     pub(super) fn park_block(&mut self, id: i64, reason: &str) -> Result<(), StoreError> {
-        self.usable()?;
-        self.db.as_mut().map_or(Err(StoreError::Closed), |db| db.park_block(id, reason))
+        let parked = self.db.as_mut().map_err(|cause| cause.clone())?.park_block(id, reason);
+        self.checked(parked)
     }
 
     pub(super) fn keep_within(&mut self, bytes: u64) -> Result<(), StoreError> {
-        self.db.as_mut().map_or(Ok(()), |db| db.keep_within(bytes))
+        let kept = self.db.as_mut().map_or(Ok(()), |db| db.keep_within(bytes));
+        self.checked(kept)
     }
 
     /// One small step towards a smaller file; answers whether there was one.
     pub(super) fn shrink_some(&mut self, bytes: u64) -> Result<bool, StoreError> {
-        self.db.as_mut().map_or(Ok(false), |db| db.shrink_some(bytes))
+        let shrunk = self.db.as_mut().map_or(Ok(false), |db| db.shrink_some(bytes));
+        self.checked(shrunk)
     }
 
-    pub(super) fn empty_log(&self) -> Result<(), StoreError> {
-        self.db.as_ref().map_or(Ok(()), TelemetryDb::empty_log)
+    pub(super) fn empty_log(&mut self) -> Result<(), StoreError> {
+        let emptied = self.db.as_ref().map_or(Ok(()), TelemetryDb::empty_log);
+        self.checked(emptied)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -288,9 +333,12 @@ impl Samples {
 
     /// Commits, answers, and closes the file.
     pub(super) fn close(&mut self, memory: &mut Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
-        self.commit(memory, now, wall)?;
+        if self.db.is_ok() {
+            self.commit(memory, now, wall)?;
+        }
         self.known = self.known_ledgers();
-        self.db.take().map_or(Ok(()), |db| db.close(now))
+        let db = std::mem::replace(&mut self.db, Err(StoreError::Closed));
+        db.map_or(Ok(()), |db| db.close(now))
     }
 
     /// Declares readings lost that were taken from their senders and never stored; what is not attached is left out.
@@ -306,16 +354,28 @@ impl Samples {
         if losses.is_empty() {
             return Ok(());
         }
-        self.reopened(now, wall, memory)?;
-        self.db.as_mut().ok_or(StoreError::Closed)?.declare_lost(&losses)?;
+        let db = self.db.as_mut().map_err(|cause| cause.clone())?;
         memory.signals.blocks = true;
-        Ok(())
+        if self.waiting.is_empty() {
+            let declared = db.declare_lost(&losses);
+            return self.checked(declared);
+        }
+        // The samples among which they came stand before them in the order of acknowledgement: a broker that waits for
+        // both would send nothing more until their window ends. So all go together, in one flush.
+        let declared = db.declare_with_commit(&losses);
+        self.checked(declared)?;
+        self.commit(memory, now, wall)
     }
 
     /// Sets the ledgers right if the file was lost or put back since `known` was written down.
     pub(super) fn reconcile(&mut self, known: &BTreeMap<DeviceId, KnownLedger>) -> Result<(), StoreError> {
-        if let Some(db) = &mut self.db {
-            tell(&db.reconcile(known)?);
+        match &mut self.db {
+            Ok(db) => {
+                let told = db.reconcile(known);
+                tell(&self.checked(told)?);
+            }
+            // When it is back.
+            Err(_) => self.known.clone_from(known),
         }
         Ok(())
     }
@@ -323,15 +383,15 @@ impl Samples {
     /// Where the readings of each device are; like [`Self::stats`], what is confirmed counts as delivered.
     pub(super) fn ledgers(&self) -> BTreeMap<DeviceId, DeviceLedger> {
         let known = || self.known.iter().map(|(device, known)| (device.clone(), known.ledger)).collect();
-        let here = self.db.as_ref().map(|db| db.ledgers(&self.confirmed));
-        here.and_then(Result::ok).unwrap_or_else(known)
+        let here = self.usable().and_then(|db| db.ledgers(&self.confirmed));
+        here.unwrap_or_else(|_| known())
     }
 
     /// As [`Self::ledgers`], of one device.
     pub(super) fn ledger(&self, device: &DeviceId) -> DeviceLedger {
         let known = || self.known.get(device).map(|known| known.ledger).unwrap_or_default();
-        let here = self.db.as_ref().map(|db| db.ledger(device, &self.confirmed));
-        here.and_then(Result::ok).unwrap_or_else(known)
+        let here = self.usable().and_then(|db| db.ledger(device, &self.confirmed));
+        here.unwrap_or_else(|_| known())
     }
 
     /// How many readings the quota has cost since the file was made.
@@ -341,42 +401,49 @@ impl Samples {
 
     /// The ledgers as the file has them, or had them when it broke; for the copy in `state.db`.
     pub(super) fn known_ledgers(&self) -> BTreeMap<DeviceId, KnownLedger> {
-        self.db.as_ref().map_or_else(|| self.known.clone(), TelemetryDb::known_ledgers)
+        self.db.as_ref().map_or_else(|_| self.known.clone(), TelemetryDb::known_ledgers)
     }
 
     fn usable(&self) -> Result<&TelemetryDb, StoreError> {
-        let broken = || self.broken_at.as_ref().map_or(StoreError::Closed, |(_, cause)| cause.clone());
-        self.db.as_ref().ok_or_else(broken)
+        self.db.as_ref().map_err(Clone::clone)
     }
 
-    /// Opens the file again after a failure, at most once a second.
-    fn reopened(&mut self, now: Instant, wall: Timestamp, memory: &Memory) -> Result<(), StoreError> {
-        if self.db.is_some() {
-            return Ok(());
-        }
-        if let Some((at, cause)) = &self.broken_at
-            && now.saturating_duration_since(*at) < REOPEN_WAIT
-        {
-            return Err(cause.clone());
-        }
-        match TelemetryDb::open_or_replace(&self.path, self.history_retention, now, wall) {
-            Ok((mut db, _)) => {
-                db.booted(self.boot_id);
-                for device in memory.devices.values().filter(|_| self.time_known) {
-                    if let Some(at) = device.view.last_reading_at {
-                        db.known_newest(device.id(), at);
-                    }
-                }
-                tell(&db.reconcile(&self.known)?);
-                self.db = Some(db);
-                self.broken_at = None;
-                Ok(())
+    /// Opens the file again, as at the start, and proves that it takes writes.
+    pub(super) fn reopen(&mut self, memory: &Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
+        let opened = TelemetryDb::open_or_replace(&self.path, self.history_retention, now, wall);
+        let proved = opened.and_then(|(db, _)| db.prove());
+        let mut db = proved.inspect_err(|cause| self.shut(cause))?;
+        db.booted(self.boot_id);
+        // A guess is no time to go on from.
+        for device in memory.devices.values().filter(|_| self.time_known) {
+            if let Some(at) = device.view.last_reading_at {
+                db.known_newest(device.id(), at);
             }
+        }
+        match db.reconcile(&self.known) {
+            Ok(losses) => tell(&losses),
             Err(cause) => {
-                self.broken_at = Some((now, cause.clone()));
-                Err(cause)
+                db.abandon();
+                self.shut(&cause);
+                return Err(cause);
             }
         }
+        self.db = Ok(db);
+        Ok(())
+    }
+}
+
+/// Answers the error of an opening again if it may pass by itself; else it is one.
+pub(super) fn passing(cause: StoreError, folder: &Path) -> Result<StoreError, StoreError> {
+    let fault = match &cause {
+        // SQLite does not say why a file cannot be opened; its folder does.
+        StoreError::Open { .. } => Fault::of_folder(folder),
+        cause => cause.fault(),
+    };
+    match fault.filter(|fault| fault.may_pass()) {
+        None => Err(cause),
+        Some(_) if cause.fault().is_some() => Ok(cause),
+        Some(fault) => Ok(StoreError::Disk { doing: "open its files", cause: cause.to_string(), fault }),
     }
 }
 

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::fault::Fault;
+use super::log;
 use super::terms::StoreError;
 
 /// The file.
@@ -161,7 +163,15 @@ pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
     made.map_err(|cause| cannot(folder, &cause))?;
     let path = folder.join(LOCK_FILE);
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o640).open(&path);
-    let file = file.map_err(|cause| cannot(&path, &cause))?;
+    // A lock needs no writing, only a file.
+    let file =
+        file.or_else(
+            |cause| if Fault::of_io(&cause).is_some() { File::open(&path).map_err(|_| cause) } else { Err(cause) },
+        );
+    let file = file.map_err(|cause| match Fault::of_io(&cause) {
+        Some(_) => StoreError::system("lock its folder", &cause),
+        None => cannot(&path, &cause),
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Open {
@@ -175,11 +185,12 @@ pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
 
 /// Opens or makes the file and brings its schema up to date.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let cannot = |cause: rusqlite::Error| StoreError::Open {
-        path: path.display().to_string(),
-        hint: hint(&cause),
-        cause: cause.to_string(),
+    let cannot = |cause: rusqlite::Error| match Fault::of(&cause).filter(|fault| fault.may_pass()) {
+        Some(fault) => StoreError::Disk { doing: "open state.db", cause: cause.to_string(), fault },
+        None => StoreError::Open { path: path.display().to_string(), hint: hint(&cause), cause: cause.to_string() },
     };
+    StoreError::unless_there_is_room(path)?;
+    log::write_again(path).map_err(|cause| StoreError::system("write the log of state.db again", &cause))?;
     let mut connection = Connection::open(path).map_err(cannot)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     connection.busy_timeout(BUSY_TIMEOUT).map_err(cannot)?;
@@ -201,7 +212,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 }
 
 /// The file opened, but what stands in it cannot be read.
-pub(super) fn unreadable(path: &Path, cause: &StoreError) -> StoreError {
+pub(super) fn unreadable(path: &Path, cause: StoreError) -> StoreError {
+    if cause.fault().is_some_and(Fault::may_pass) {
+        return cause;
+    }
     StoreError::Open { path: path.display().to_string(), cause: cause.to_string(), hint: DAMAGED }
 }
 
@@ -209,7 +223,6 @@ fn hint(cause: &rusqlite::Error) -> &'static str {
     match cause.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => DAMAGED,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program holds it; end that first",
-        Some(ErrorCode::DiskFull) => "free some space on its disk",
         _ => "the file must be a database of floorgate and writable for the user floorgate runs as",
     }
 }

@@ -1,47 +1,50 @@
-//! `state.db` as the writer uses it: one transaction at a time, opened when something wants a turn, and opened anew
-//! after a failure.
+//! `state.db` as the writer uses it: one transaction at a time, opened when something wants a turn; after a failure out
+//! of use until the writer brings a new connection.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::schema;
+use super::fault::Fault;
+use super::log;
 use super::terms::StoreError;
 use super::words::io;
 
-/// After a failure the file is opened again at most this often; meanwhile every request is refused.
-const REOPEN_WAIT: Duration = Duration::from_secs(1);
-
-/// The file, open or broken.
+/// The file, open or out of use.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
-    connection: Option<Connection>,
-    broken_at: Option<(Instant, StoreError)>,
+    /// Or why there is none.
+    connection: Result<Connection, StoreError>,
     /// SQLite's count of changed rows when the transaction began; `None` outside of one.
     changes_at_begin: Option<u64>,
 }
 
 impl StateFile {
-    pub(super) fn new(path: PathBuf, connection: Connection) -> Self {
-        Self { path, connection: Some(connection), broken_at: None, changes_at_begin: None }
+    pub(super) fn new(path: PathBuf, connection: Result<Connection, StoreError>) -> Self {
+        Self { path, connection, changes_at_begin: None }
     }
 
-    /// The connection with a transaction open on it; `now` is the senders' clock, on which the waiting runs.
-    pub(super) fn begin(&mut self, now: Instant) -> Result<&Connection, StoreError> {
-        if self.connection.is_none() {
-            self.reopen(now)?;
-        }
-        if self.changes_at_begin.is_none()
-            && let Some(connection) = &self.connection
-        {
+    /// The connection with a transaction open on it.
+    pub(super) fn begin(&mut self) -> Result<&Connection, StoreError> {
+        if self.changes_at_begin.is_none() {
+            let connection = self.connection.as_ref().map_err(Clone::clone)?;
             match connection.execute_batch("BEGIN") {
                 Ok(()) => self.changes_at_begin = Some(connection.total_changes()),
-                Err(cause) => return Err(self.broke(io("begin a transaction")(cause), now)),
+                Err(cause) => return Err(self.broke(io("begin a transaction")(cause))),
             }
         }
-        self.connection.as_ref().ok_or(StoreError::Closed)
+        self.connection.as_ref().map_err(Clone::clone)
+    }
+
+    /// Why it is out of use, if it is.
+    pub(super) fn broken(&self) -> Option<&StoreError> {
+        self.connection.as_ref().err()
+    }
+
+    /// Puts a fresh connection in the place of the broken one.
+    pub(super) fn renew(&mut self, connection: Connection) {
+        (self.connection, self.changes_at_begin) = (Ok(connection), None);
     }
 
     /// Whether a transaction is open.
@@ -51,73 +54,71 @@ impl StateFile {
 
     /// Whether the open transaction changed anything.
     pub(super) fn has_changes(&self) -> bool {
-        let changes = self.connection.as_ref().map(Connection::total_changes);
+        let changes = self.connection.as_ref().ok().map(Connection::total_changes);
         self.changes_at_begin.is_some() && self.changes_at_begin != changes
     }
 
     /// Whether SQLite gave the transaction up by itself, as it does on a full disk.
     pub(super) fn lost_transaction(&self) -> bool {
-        self.is_open() && self.connection.as_ref().is_none_or(Connection::is_autocommit)
+        self.is_open() && self.connection.as_ref().map_or(true, Connection::is_autocommit)
     }
 
-    /// Commits; on an error nothing of the transaction is there any more.
-    pub(super) fn commit(&mut self, now: Instant) -> Result<(), StoreError> {
-        let Some(connection) = &self.connection else { return Err(StoreError::Closed) };
+    /// Commits; on an error nothing of the transaction counts any more.
+    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
+        let connection = self.connection.as_ref().map_err(Clone::clone)?;
         match connection.execute_batch("COMMIT") {
             Ok(()) => {
                 self.changes_at_begin = None;
                 Ok(())
             }
-            Err(cause) => Err(self.broke(io("commit")(cause), now)),
+            Err(cause) => Err(self.broke(io("commit")(cause))),
         }
     }
 
-    /// Gives the transaction and the connection up; the next request tries a new one.
-    pub(super) fn broke(&mut self, cause: StoreError, now: Instant) -> StoreError {
+    /// Gives the transaction and the connection up.
+    pub(super) fn broke(&mut self, cause: StoreError) -> StoreError {
         // Closing a connection rolls back what it had begun.
-        self.connection = None;
+        if let Ok(connection) = std::mem::replace(&mut self.connection, Err(cause.clone())) {
+            log::abandon(connection);
+        }
         self.changes_at_begin = None;
-        self.broken_at = Some((now, cause.clone()));
         cause
     }
 
     /// Moves the log into the database and closes.
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
-        let Some(connection) = self.connection.take() else { return Ok(()) };
+        let closed = std::mem::replace(&mut self.connection, Err(StoreError::Closed));
+        let Ok(connection) = closed else { return Ok(()) };
         let cannot = io("close state.db");
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(&cannot)?;
+        if let Err(cause) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            log::abandon(connection);
+            return Err(cannot(cause));
+        }
         connection.close().map_err(|(_, cause)| cannot(cause))
     }
 
-    /// Does something that needs no transaction to be open; nothing while one is, or while the file is away.
+    /// Does something that needs no transaction to be open; nothing while one is, or while the file is out of use. If
+    /// the disk fails at it, the file is out of use.
     pub(super) fn between<T: Default>(
-        &self,
+        &mut self,
         doing: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         match &self.connection {
-            Some(connection) if !self.is_open() => work(connection).map_err(io(doing)),
+            Ok(connection) if !self.is_open() => match work(connection).map_err(io(doing)) {
+                Err(cause) if cause.fault().is_some() => Err(self.broke(cause)),
+                outcome => outcome,
+            },
             _ => Ok(T::default()),
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// What is wrong with the disk, if that is why it is out of use.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.broken().map(|cause| cause.fault().unwrap_or(Fault::Other))
     }
 
-    fn reopen(&mut self, now: Instant) -> Result<(), StoreError> {
-        if let Some((at, cause)) = &self.broken_at
-            && now.saturating_duration_since(*at) < REOPEN_WAIT
-        {
-            return Err(cause.clone());
-        }
-        match schema::open(&self.path) {
-            Ok(connection) => {
-                self.connection = Some(connection);
-                self.broken_at = None;
-                Ok(())
-            }
-            Err(cause) => Err(self.broke(cause, now)),
-        }
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }

@@ -8,9 +8,11 @@ use std::time::Instant;
 use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, GatewayId, Loss};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::fault::StoreHealth;
+use super::glance::Glance;
 use super::journal;
 use super::report::FloorReport;
-use super::request::{Ask, Kind, Pace, Request};
+use super::request::{Ask, Instead, Kind, Pace, Request};
 use super::turn::Turn;
 use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, OutboxOrder, StateSnapshot, StoreStats};
 use super::writer::Writer;
@@ -28,6 +30,7 @@ pub use super::terms::{
 pub struct Store {
     wakeups: Arc<Wakeups>,
     floor_changes: watch::Receiver<u64>,
+    health: watch::Receiver<StoreHealth>,
     line: Arc<Line>,
 }
 
@@ -56,18 +59,21 @@ impl Drop for Line {
 }
 
 /// # Errors
-/// Every method answers [`StoreError::Io`] if the files cannot be read or written, and [`StoreError::Closed`] after
-/// [`Store::close`]; only other errors are told apart below.
+/// Every method answers [`StoreError::Disk`] or [`StoreError::Io`] if the files cannot be read or written, and
+/// [`StoreError::Closed`] after [`Store::close`]; only other errors are told apart below. Devices, figures, states and
+/// refusals are answered from memory while the disk fails.
 impl Store {
-    /// Opens or makes both files, migrates, and starts the writer thread.
+    /// Opens or makes both files, migrates, and starts the writer thread. A disk that is full, read-only or failing is no
+    /// error: the store is then not healthy ([`Self::health`]) and tries again by itself.
     pub fn open(config: Config, clock: Clock) -> Result<Self, StoreError> {
-        let (wakeups, (floor, floor_changes)) = (Arc::new(Wakeups::default()), watch::channel(0));
+        let wakeups = Arc::new(Wakeups::default());
+        let ((floor, floor_changes), (told, health)) = (watch::channel(0), watch::channel(StoreHealth::default()));
         let cannot = |cause: std::io::Error| StoreError::Open {
             path: config.state_dir.display().to_string(),
             cause: format!("no thread for the store: {cause}"),
             hint: "raise the limit of threads of floorgate's user or service",
         };
-        let writer = Writer::open(config.clone(), clock, Arc::clone(&wakeups), floor, now())?;
+        let writer = Writer::open(config.clone(), clock, Arc::clone(&wakeups), (floor, told), now())?;
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let (started, whether_started) = std::sync::mpsc::sync_channel(1);
         // Its timer alone is used: the thread waits for requests and for the end of a window. It is made and dropped
@@ -84,7 +90,7 @@ impl Store {
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(run).map_err(cannot)?;
         whether_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("it ended at once"))).map_err(cannot)?;
         let line = Line { requests: Some(requests), thread: Mutex::new(Some(thread)) };
-        Ok(Self { wakeups, floor_changes, line: Arc::new(line) })
+        Ok(Self { wakeups, floor_changes, health, line: Arc::new(line) })
     }
 
     /// Closes: commits what waits, checkpoints, ends the thread. Later requests answer [`StoreError::Closed`].
@@ -139,6 +145,17 @@ impl Store {
         .await
     }
 
+    /// A device has connected anew in the place of an older connection: it is there. Says nothing about its state, and
+    /// proves no reboot.
+    pub async fn device_returned(&self, id: &DeviceId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.ask(Pace::Lazy, move |turn| {
+            turn.device_returned(&id);
+            Ok(())
+        })
+        .await
+    }
+
     /// One step of the timers: offline by silence, warning delays, blocks older than 60 s, overdue flushes.
     /// The gateway calls it every second; tests call it as they like.
     pub async fn tick(&self) -> Result<(), StoreError> {
@@ -159,15 +176,30 @@ impl Store {
         self.floor_changes.clone()
     }
 
+    /// How the store stands, at every change.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.health.clone()
+    }
+
+    /// Waits until a report of this kind is worth handing over: its file is in use. Whoever waits here instead of trying
+    /// leaves what is not yet acknowledged with its sender. Cancel safe.
+    pub async fn until_taken(&self, report: &FloorReport) {
+        let live_reading = matches!(report, FloorReport::Telemetry(report) if !report.retained);
+        let taken = |health: &StoreHealth| if live_reading { health.takes_readings } else { health.takes_reports };
+        // An error means that the store is closed: whoever tries is told so.
+        let _ = self.health.clone().wait_for(taken).await;
+    }
+
     /// Every attached device, in the order of the ids.
     pub async fn devices(&self) -> Result<Vec<DeviceView>, StoreError> {
-        self.ask(Pace::Lazy, |turn| Ok(turn.devices())).await
+        self.look(|turn| Ok(turn.devices()), |glance| Ok(glance.devices())).await
     }
 
     /// One attached device; `None` if nothing is attached under this id.
     pub async fn device(&self, id: &DeviceId) -> Result<Option<DeviceView>, StoreError> {
-        let id = id.clone();
-        self.ask(Pace::Lazy, move |turn| Ok(turn.device(&id))).await
+        let (id, same) = (id.clone(), id.clone());
+        self.look(move |turn| Ok(turn.device(&id)), move |glance| Ok(glance.device(&same))).await
     }
 
     /// Newest first, all devices or one.
@@ -182,14 +214,18 @@ impl Store {
 
     /// Figures for `status`.
     pub async fn stats(&self) -> Result<StoreStats, StoreError> {
-        self.ask(Pace::Lazy, |turn| turn.stats()).await
+        self.look(|turn| turn.stats(), |glance| Ok(glance.stats())).await
     }
 
     // ---- commands -------------------------------------------------------------------------------------------
 
-    /// Inserts if absent, atomically with the queue bounds; commits at once.
+    /// Inserts if absent, atomically with the queue bounds; commits at once. While the disk takes no writes, a command that
+    /// was not tried before is answered as `rejected`, `INHIBITED`; that is announced, and journalled later.
     pub async fn journal(&self, entry: NewExecution) -> Result<Journalled, StoreError> {
-        self.ask(Pace::AtOnce, move |turn| turn.journal(entry)).await
+        let same = entry.clone();
+        let refused = move |glance: &mut Glance<'_>| glance.journal(same.clone());
+        let instead = Instead { only_looks: false, work: Box::new(refused) };
+        self.ask_or(Pace::AtOnce, move |turn| turn.journal(entry), instead).await
     }
 
     /// All `created` executions, first in first out.
@@ -243,27 +279,48 @@ impl Store {
         after: i64,
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, order, after, limit)).await
+        // What is refused in memory has numbers below zero: it comes before everything.
+        let refused = move |glance: &mut Glance<'_>| match lane {
+            Lane::Result if after <= 0 => Ok(glance.peek_refused(limit)),
+            Lane::Result | Lane::Table => Err(glance.cause.clone()),
+        };
+        self.look(move |turn| outbox::peek(turn.connection, lane, order, after, limit), refused).await
     }
 
     /// Announced. An entry that was renewed meanwhile has another number and stays.
     pub async fn confirm_outbox(&self, lane: Lane, seqs: Vec<i64>) -> Result<(), StoreError> {
-        self.ask(Pace::Lazy, move |turn| outbox::confirm(turn.connection, lane, &seqs)).await
+        let (journalled, refused): (Vec<i64>, Vec<i64>) = seqs.into_iter().partition(|seq| *seq > 0);
+        let in_memory = refused.clone();
+        let work = move |turn: &mut Turn<'_>| {
+            turn.memory.refused.confirm(&refused);
+            outbox::confirm(turn.connection, lane, &journalled)
+        };
+        let instead = move |glance: &mut Glance<'_>| {
+            glance.memory.refused.confirm(&in_memory);
+            // The others go out once more; that is better than to believe them confirmed.
+            Ok(())
+        };
+        self.look(work, instead).await
     }
 
     /// States newer than the table's, urgent ones first; `urgent_only` leaves the others for the next interval.
     pub async fn peek_states(&self, urgent_only: bool, limit: usize) -> Result<Vec<StateSnapshot>, StoreError> {
-        self.ask(Pace::Lazy, move |turn| Ok(turn.peek_states(urgent_only, limit))).await
+        let in_memory = move |glance: &mut Glance<'_>| glance.peek_states(urgent_only, limit);
+        self.look(move |turn| Ok(turn.peek_states(urgent_only, limit)), in_memory).await
     }
 
     /// The table has this version (or a newer one of ours).
     pub async fn confirm_state(&self, device: &DeviceId, version: u64) -> Result<(), StoreError> {
-        let id = device.clone();
-        self.ask(Pace::Lazy, move |turn| {
+        let (id, same) = (device.clone(), device.clone());
+        let work = move |turn: &mut Turn<'_>| {
             turn.confirm_state(&id, version);
             Ok(())
-        })
-        .await
+        };
+        let in_memory = move |glance: &mut Glance<'_>| {
+            glance.confirm_state(&same, version);
+            Ok(())
+        };
+        self.look(work, in_memory).await
     }
 
     /// The table had a higher version under our name: go on above it.
@@ -291,6 +348,12 @@ impl Store {
         self.ask(Pace::Lazy, move |turn| turn.samples.peek_blocks(limit)).await
     }
 
+    /// The newest closed blocks not yet accepted, newest first; no gap records. With a backlog, they need not wait
+    /// behind it.
+    pub async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.ask(Pace::Lazy, move |turn| turn.samples.peek_newest_blocks(limit)).await
+    }
+
     /// Accepted by the table.
     pub async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
         self.ask(Pace::Lazy, move |turn| {
@@ -309,7 +372,7 @@ impl Store {
 
     /// Persistent sessions of MQTT clients of the floor endpoint: client id → topic filters. At most 1,000.
     pub async fn sessions(&self) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
-        self.ask(Pace::Lazy, |turn| sessions::all(turn.connection)).await
+        self.look(|turn| sessions::all(turn.connection), |glance| glance.sessions()).await
     }
 
     /// Keeps (or with `None` forgets) a client's persistent session.
@@ -327,12 +390,32 @@ impl Store {
         self.hand_over(pace, work).await?.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// Something that only looks, and what is answered from memory while the file is out of use.
+    async fn look<T, F, G>(&self, work: F, instead: G) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Turn<'_>) -> Result<T, StoreError> + Send + 'static,
+        G: FnMut(&mut Glance<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.ask_or(Pace::Lazy, work, Instead { only_looks: true, work: Box::new(instead) }).await
+    }
+
+    async fn ask_or<T, F>(&self, pace: Pace, work: F, instead: Instead<T>) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Turn<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (ask, answer) = Ask::new(work, Some(instead));
+        self.send(Kind::Work(Box::new(ask), pace)).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
     async fn hand_over<T, F>(&self, pace: Pace, work: F) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Turn<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let (ask, answer) = Ask::new(work);
+        let (ask, answer) = Ask::new(work, None);
         self.send(Kind::Work(Box::new(ask), pace)).await?;
         Ok(answer)
     }

@@ -8,6 +8,7 @@ use floorgate_model::{AdminState, DeviceId, ExecutionRecord, ExecutionStatus, Ga
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
+use super::fault::Fault;
 use super::report::Answer;
 use crate::clock::BootTime;
 
@@ -88,6 +89,17 @@ pub enum StoreError {
         doing: &'static str,
         /// What SQLite says.
         cause: String,
+    },
+    /// The disk does not do it: full, read-only, failing, or what stands in the file is damaged. Nothing of this request
+    /// is acknowledged; the store closes the file, opens it again and goes on ([`super::StoreHealth`]).
+    #[error("the store could not {doing}: {cause}; {fault}, and it is tried again")]
+    Disk {
+        /// What it was about.
+        doing: &'static str,
+        /// What SQLite or the system says.
+        cause: String,
+        /// What is wrong.
+        fault: Fault,
     },
     /// The quota is used up by readings that the table does not have; this one stays with its sender. Everything but
     /// telemetry goes on.

@@ -10,6 +10,8 @@ use floorgate_model::{DeviceId, DeviceLedger, GatewayId, Timestamp};
 use rusqlite::Connection;
 
 use super::device::Device;
+use super::fault::StoreHealth;
+use super::refused::Refused;
 use super::samples::Samples;
 use super::terms::{Config, StoreError, Wakeups};
 use super::view::{DeviceView, Lane, StateSnapshot, StoreStats};
@@ -22,6 +24,14 @@ pub(super) struct Memory {
     pub(super) signals: Signals,
     /// Counted since start; the rest of the figures is filled in when asked for.
     pub(super) counted: StoreStats,
+    /// How the store stands.
+    pub(super) health: StoreHealth,
+    /// Commands refused while the journal could not be written.
+    pub(super) refused: Refused,
+    /// Whether the floor's broker is there, as last told.
+    pub(super) floor_reachable: bool,
+    /// `state.db` was never read since start: the devices are as the configuration has them.
+    pub(super) blank: bool,
     /// Devices as they were, newest last.
     undo: Vec<Device>,
     /// To be written with the next commit.
@@ -57,8 +67,37 @@ impl Signals {
 
 impl Memory {
     pub(super) fn new(devices: BTreeMap<DeviceId, Device>) -> Self {
-        let signals = Signals::default();
-        Self { devices, signals, counted: StoreStats::default(), undo: Vec::new(), touched: BTreeSet::new() }
+        Self {
+            devices,
+            signals: Signals::default(),
+            counted: StoreStats::default(),
+            health: StoreHealth::default(),
+            refused: Refused::default(),
+            floor_reachable: true,
+            blank: false,
+            undo: Vec::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the devices as the file has them; what was not written is gone.
+    pub(super) fn restart(&mut self, devices: BTreeMap<DeviceId, Device>, now: Instant) {
+        self.settle();
+        self.devices = devices;
+        self.blank = false;
+        if !self.floor_reachable {
+            self.devices.values_mut().for_each(|device| device.observer.floor_reachable(false, now));
+        }
+    }
+
+    /// States newer than the table's, urgent ones first.
+    pub(super) fn states(&self, urgent_only: bool, limit: usize) -> Vec<StateSnapshot> {
+        let due = self.devices.values().filter(|device| !urgent_only || device.is_urgent());
+        let mut states: Vec<StateSnapshot> = due.filter_map(Device::snapshot).collect();
+        // Stable: among equals the order of the ids.
+        states.sort_by_key(|state| !state.urgent);
+        states.truncate(limit);
+        states
     }
 
     /// How far the undo log is now.
@@ -119,6 +158,7 @@ impl Turn<'_> {
 
     /// The floor's broker is there or not. Nothing of this is kept over a restart.
     pub(super) fn floor_reachable(&mut self, yes: bool) {
+        self.memory.floor_reachable = yes;
         for device in self.memory.devices.values_mut() {
             device.observer.floor_reachable(yes, self.now);
         }
@@ -137,12 +177,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn peek_states(&self, urgent_only: bool, limit: usize) -> Vec<StateSnapshot> {
-        let due = self.memory.devices.values().filter(|device| !urgent_only || device.is_urgent());
-        let mut states: Vec<StateSnapshot> = due.filter_map(Device::snapshot).collect();
-        // Stable: among equals the order of the ids.
-        states.sort_by_key(|state| !state.urgent);
-        states.truncate(limit);
-        states
+        self.memory.states(urgent_only, limit)
     }
 
     /// Memory alone: the next flush writes it, and a repeat after a crash is refused by the table as it should be.
@@ -169,34 +204,9 @@ impl Turn<'_> {
     }
 
     pub(super) fn stats(&self) -> Result<StoreStats, StoreError> {
-        // While the file is away, its figures are unknown; the others still count.
-        let telemetry = self.samples.stats().unwrap_or_default();
-        let (outbox_waiting, oldest_announcement) = outbox::waiting(self.connection)?;
-        let states = || self.memory.devices.values().filter(|device| device.is_waiting());
-        let oldest_state = states().filter_map(Device::waiting_since).min();
-        // What goes nowhere does not wait.
-        let to_tables = |time: Option<Timestamp>| time.filter(|_| self.config.announce_tables);
-        let oldest = [oldest_announcement, to_tables(oldest_state), to_tables(telemetry.oldest)];
-        let oldest = oldest.into_iter().flatten().min();
-        let mut ledger = DeviceLedger::default();
-        self.samples.ledgers().values().for_each(|device| ledger.add(device));
-        let state_bytes = super::files::bytes_with_log(&self.config.state_dir.join(super::schema::STATE_FILE));
-        Ok(StoreStats {
-            samples_open: telemetry.samples_open,
-            blocks_waiting: telemetry.blocks_waiting,
-            samples_waiting: telemetry.samples_waiting,
-            samples_provisional: telemetry.samples_provisional,
-            blocks_parked: telemetry.blocks_parked,
-            gaps_waiting: telemetry.gaps_waiting,
-            ledger,
-            outbox_waiting,
-            refused_not_announced: refusals::not_announced(self.connection)?,
-            states_waiting: if self.config.announce_tables { states().count() as u64 } else { 0 },
-            oldest_waiting_seconds: oldest.map_or(0, |time| self.wall.since(time).as_secs()),
-            bytes_on_disk: telemetry.bytes_on_disk + state_bytes,
-            full: self.samples.is_full(),
-            ..self.memory.counted
-        })
+        let waiting = outbox::waiting(self.connection)?;
+        let refused_not_announced = refusals::not_announced(self.connection)?;
+        Ok(StoreStats { refused_not_announced, ..figures(self.memory, self.samples, self.config, self.wall, waiting) })
     }
 
     /// The device's figures and last execution after a transition.
@@ -228,5 +238,45 @@ impl Turn<'_> {
         if let Some(device) = self.memory.devices.get_mut(id) {
             self.memory.signals.states |= device.refresh(self.wall);
         }
+    }
+}
+
+/// The figures; `outbox` is how many announcements wait, and since when the oldest.
+pub(super) fn figures(
+    memory: &Memory,
+    samples: &Samples,
+    config: &Config,
+    wall: Timestamp,
+    outbox: (u64, Option<Timestamp>),
+) -> StoreStats {
+    // While the file is away, its figures are unknown; the others still count.
+    let telemetry = samples.stats().unwrap_or_default();
+    let (outbox_waiting, oldest_announcement) = outbox;
+    let states = || memory.devices.values().filter(|device| device.is_waiting());
+    let oldest_state = states().filter_map(Device::waiting_since).min();
+    // What goes nowhere does not wait.
+    let to_tables = |time: Option<Timestamp>| time.filter(|_| config.announce_tables);
+    let oldest = [oldest_announcement, to_tables(oldest_state), to_tables(telemetry.oldest)];
+    let oldest = oldest.into_iter().flatten().min();
+    let mut ledger = DeviceLedger::default();
+    samples.ledgers().values().for_each(|device| ledger.add(device));
+    let state_bytes = super::files::bytes_with_log(&config.state_dir.join(super::schema::STATE_FILE));
+    StoreStats {
+        samples_open: telemetry.samples_open,
+        blocks_waiting: telemetry.blocks_waiting,
+        samples_waiting: telemetry.samples_waiting,
+        samples_provisional: telemetry.samples_provisional,
+        blocks_parked: telemetry.blocks_parked,
+        gaps_waiting: telemetry.gaps_waiting,
+        ledger,
+        outbox_waiting,
+        states_waiting: if config.announce_tables { states().count() as u64 } else { 0 },
+        oldest_waiting_seconds: oldest.map_or(0, |time| wall.since(time).as_secs()),
+        bytes_on_disk: telemetry.bytes_on_disk + state_bytes,
+        full: samples.is_full(),
+        store_failures: memory.counted.store_failures + samples.turned_away(),
+        commands_refused: memory.counted.commands_refused + memory.refused.count,
+        health: memory.health,
+        ..memory.counted
     }
 }

@@ -7,6 +7,7 @@ use floorgate_model::{
     Readings, Timestamp,
 };
 
+use super::fault::StoreHealth;
 use super::report::Answer;
 
 /// One device, as the gateway knows it now.
@@ -185,4 +186,8 @@ pub struct StoreStats {
     pub store_failures: u64,
     /// The quota is used up by readings that the table does not have: no more are taken until some are sent.
     pub full: bool,
+    /// Commands refused because the disk takes no writes, since start.
+    pub commands_refused: u64,
+    /// Whether everything is written that is asked for, else since when and why not.
+    pub health: StoreHealth,
 }

@@ -10,7 +10,7 @@ use super::terms::StoreError;
 
 /// Turns an error of SQLite into one that says what it was about.
 pub(super) fn io(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |cause| StoreError::Io { doing, cause: cause.to_string() }
+    move |cause| StoreError::sqlite(doing, &cause)
 }
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> String {

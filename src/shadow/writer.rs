@@ -9,17 +9,14 @@
 //! * Readings go to `telemetry.db` alone, see [`super::samples`]. What they change on their device is written every
 //!   [`FLUSH_INTERVAL`], or when a version would run too far ahead of the file ([`super::device`]).
 //!
-//! # When the disk fails
-//!
-//! Nothing of the failed transaction is acknowledged; what it changed in memory is put back; the file is opened anew
-//! for the next request, at most once a second. The thread goes on.
+//! When the disk fails: see [`mend`].
 
 mod attach;
+mod mend;
 mod room;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,16 +25,18 @@ use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use self::attach::attach;
+use self::mend::Mending;
 use self::room::Chores;
 use super::device::UNSAVED_MAX;
+use super::fault::{Fault, StoreHealth};
+use super::glance::Glance;
 use super::ledgers::KnownLedger;
 use super::request::{Kind, Pace, Request, Work};
 use super::samples::Samples;
 use super::state_file::StateFile;
 use super::terms::{Config, StoreError, Wakeups};
 use super::turn::{Memory, Signals, Turn};
-use super::{clock_floor, device_rows, ledgers, schema};
+use super::{clock_floor, device_rows, ledgers};
 use crate::clock::{Clock, Moment};
 
 /// Requests in one transaction; more wait for the next.
@@ -57,6 +56,8 @@ pub(super) struct Writer {
     memory: Memory,
     wakeups: Arc<Wakeups>,
     floor_changes: watch::Sender<u64>,
+    health: watch::Sender<StoreHealth>,
+    mending: Mending,
     /// The newest time any sender told: the monotonic clock that all rules run on.
     now: Instant,
     flushed_at: Instant,
@@ -69,60 +70,13 @@ pub(super) struct Writer {
     guess: Option<(i64, Timestamp)>,
     /// By the writer's own clock: when the open transaction must be committed.
     lazy_until: Option<Instant>,
-    /// Given back last.
-    _lock: File,
+    /// Given back last. `None` while the folder could never be locked: nothing is written before.
+    lock: Option<File>,
 }
 
 type Done = (Box<dyn Work>, Result<(), StoreError>);
 
 impl Writer {
-    pub(super) fn open(
-        config: Config,
-        clock: Clock,
-        wakeups: Arc<Wakeups>,
-        floor_changes: watch::Sender<u64>,
-        now: Instant,
-    ) -> Result<Self, StoreError> {
-        let lock = schema::own_folder(&config.state_dir)?;
-        let path: PathBuf = config.state_dir.join(schema::STATE_FILE);
-        let mut connection = schema::open(&path)?;
-        // First of all: everything below asks for the time.
-        clock_floor::resume(&connection, &clock).map_err(|cause| schema::unreadable(&path, &cause))?;
-        let moment = clock.moment();
-        let (mut samples, newest) = Samples::open(&config, now, &moment)?;
-        let devices = attach(&mut connection, &config, &clock, &newest, now)
-            .map_err(|cause| schema::unreadable(&path, &cause))?;
-        // A time of a guess is no time to go on from; and while there is only a guess, nobody knows which is which.
-        for device in devices.values().filter(|_| moment.quality.is_exact()) {
-            if let Some(at) = device.view.last_reading_at {
-                samples.known_newest(device.id(), at);
-            }
-        }
-        let ledgers_saved = ledgers::all(&connection).map_err(|cause| schema::unreadable(&path, &cause))?;
-        samples.reconcile(&ledgers_saved)?;
-        let (state, memory) = (StateFile::new(path, connection), Memory::new(devices));
-        let (flushed_at, lazy_until) = (now, None);
-        let guess = moment.guess_base().map(|base| (base, moment.wall));
-        Ok(Self {
-            config,
-            clock,
-            state,
-            samples,
-            memory,
-            wakeups,
-            floor_changes,
-            now,
-            flushed_at,
-            ledgers_saved,
-            ledgers_saved_at: now,
-            chores: Chores::new(now),
-            floor_saved: clock_floor::Saved::default(),
-            guess,
-            lazy_until,
-            _lock: lock,
-        })
-    }
-
     /// Runs until it is told to close or every handle is gone.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>, runtime: &Runtime) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
@@ -159,6 +113,7 @@ impl Writer {
         let mut pace = Pace::Lazy;
         for request in batch {
             self.now = self.now.max(request.now);
+            self.mend_if_due();
             match request.kind {
                 Kind::Sample(report, reply) => {
                     self.samples.take(*report, reply, &mut self.memory, self.now, self.clock.now());
@@ -194,6 +149,7 @@ impl Writer {
             let step = self.flush();
             stepped = stepped.and(step);
         }
+        self.notice();
         self.signal();
         for reply in ticks {
             let _ = reply.send(stepped.clone());
@@ -204,18 +160,30 @@ impl Writer {
     /// One request's turn inside a savepoint. If SQLite gives up the whole transaction, so do all before it.
     fn give_turn(&mut self, work: &mut dyn Work, done: &mut [Done]) -> Result<(), StoreError> {
         let mark = self.memory.mark();
-        let connection = self.state.begin(self.now)?;
+        let connection = match self.state.begin() {
+            Ok(connection) => connection,
+            Err(cause) => return self.glance(work, &cause, false).unwrap_or(Err(cause)),
+        };
         let outcome = savepoint(connection, |connection| {
             let (memory, samples, config) = (&mut self.memory, &mut self.samples, &self.config);
             work.run(&mut Turn { connection, memory, samples, config, now: self.now, wall: self.clock.now() })
         });
         if let Err(cause) = &outcome {
             self.memory.undo_to(mark);
-            if self.state.lost_transaction() {
+            if self.state.lost_transaction() || cause.fault().is_some() {
+                let cause = cause.clone();
                 self.gave_up(cause.clone(), done);
+                let tried = !matches!(cause.fault(), Some(Fault::DiskFull | Fault::ReadOnly));
+                return self.glance(work, &cause, tried).unwrap_or(Err(cause));
             }
         }
         outcome
+    }
+
+    /// What a request can do while the file is out of use.
+    fn glance(&mut self, work: &mut dyn Work, cause: &StoreError, tried: bool) -> Option<Result<(), StoreError>> {
+        let (samples, config, wall, cause) = (&self.samples, &self.config, self.clock.now(), cause.clone());
+        work.glance(&mut Glance { memory: &mut self.memory, samples, config, wall, cause }, tried)
     }
 
     /// Commits if anything must be on disk before its answer, then answers.
@@ -240,7 +208,7 @@ impl Writer {
             return Ok(());
         }
         let changes = self.state.has_changes() || !self.memory.touched.is_empty();
-        let connection = self.state.begin(self.now)?;
+        let connection = self.state.begin()?;
         let touched: Vec<DeviceId> = self.memory.touched.iter().cloned().collect();
         for device in touched.iter().filter_map(|id| self.memory.devices.get(id)) {
             device_rows::save(connection, device)?;
@@ -249,7 +217,7 @@ impl Writer {
         if with_floor {
             clock_floor::save(connection, &self.clock)?;
         }
-        self.state.commit(self.now)?;
+        self.state.commit()?;
         if with_floor {
             self.floor_saved.saved(self.now);
         }
@@ -260,20 +228,24 @@ impl Writer {
             }
         }
         self.memory.settle();
+        self.memory.refused.settle(true);
         self.lazy_until = None;
         Ok(())
     }
 
     /// The transaction failed: nothing of it happened, in memory neither, and nobody is told that it did.
     fn gave_up(&mut self, cause: StoreError, done: &mut [Done]) {
-        self.state.broke(cause.clone(), self.now);
+        // What finds no space is certainly not there; after any other error of the disk it may be.
+        let tried = !matches!(cause.fault(), Some(Fault::DiskFull | Fault::ReadOnly));
+        self.state.broke(cause.clone());
         self.memory.undo_to(0);
         self.memory.settle();
+        self.memory.refused.settle(tried && cause.fault().is_some());
         self.memory.signals = Signals::default();
         self.lazy_until = None;
-        for (_, outcome) in done {
+        for (work, outcome) in done {
             if outcome.is_ok() {
-                *outcome = Err(cause.clone());
+                *outcome = self.glance(&mut **work, &cause, tried).unwrap_or_else(|| Err(cause.clone()));
             }
         }
     }
@@ -284,7 +256,7 @@ impl Writer {
         self.memory.touched.extend(dirty);
         self.flushed_at = self.now;
         if !self.memory.touched.is_empty() {
-            self.state.begin(self.now)?;
+            self.state.begin()?;
         }
         self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
     }
@@ -294,7 +266,7 @@ impl Writer {
         let known = self.samples.known_ledgers();
         let changed: Vec<_> = known.iter().filter(|(id, known)| self.ledgers_saved.get(*id) != Some(known)).collect();
         if !changed.is_empty() {
-            let connection = self.state.begin(self.now)?;
+            let connection = self.state.begin()?;
             let saved = savepoint(connection, |connection| {
                 changed.iter().try_for_each(|(id, known)| ledgers::save(connection, id, known))
             });
@@ -342,7 +314,9 @@ impl Writer {
             let step = self.save_floor();
             outcome = outcome.and(step);
         }
-        let tidied = self.tidy();
+        // A log that grows although SQLite copies it now and then: it cannot be copied.
+        let bounded = self.bound_logs();
+        let tidied = self.tidy().and(bounded);
         outcome.and(tidied)
     }
 
@@ -366,7 +340,7 @@ impl Writer {
     /// Writes the clock's floor, though nothing else is written.
     fn save_floor(&mut self) -> Result<(), StoreError> {
         let clock = self.clock.clone();
-        let saved = self.state.begin(self.now).and_then(|connection| clock_floor::save(connection, &clock));
+        let saved = self.state.begin().and_then(|connection| clock_floor::save(connection, &clock));
         let saved = saved.and_then(|()| self.commit());
         self.floor_saved.saved(self.now);
         saved.inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
@@ -382,8 +356,13 @@ impl Writer {
 
     /// The last commits, both logs moved into their files.
     fn close(&mut self) -> Result<(), StoreError> {
+        if !self.memory.health.ok {
+            self.mend();
+        }
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
-        let flushed = self.flush_all().and_then(|()| self.save_floor());
+        // Out of use already, it holds nothing that anyone believes to be there.
+        let flushed =
+            if self.state.broken().is_some() { Ok(()) } else { self.flush_all().and_then(|()| self.save_floor()) };
         let closed = self.state.close();
         telemetry.and(flushed).and(closed)
     }

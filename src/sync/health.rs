@@ -20,6 +20,7 @@ use floorgate_model::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::budget::{SharedBudget, Spending};
 use super::outage::{Outages, What, cut};
 use super::table::{Cause, Scope, TableError};
 use crate::backoff::Backoff;
@@ -28,7 +29,7 @@ use crate::clock::Clock;
 /// First ceiling of a wait.
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 /// Highest ceiling for what passes by itself; keeps "current soon after the link is back" within sight.
-const BACKOFF_MAX: Duration = Duration::from_secs(8);
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Highest ceiling for what somebody has to repair.
 const SLOW_MAX: Duration = Duration::from_secs(60);
 /// So long without a failure, and earlier ones are forgotten.
@@ -48,6 +49,17 @@ pub enum LaneName {
     States,
     /// History blocks.
     History,
+}
+
+impl LaneName {
+    /// What its throttling says of the budget.
+    fn spending(self) -> Spending {
+        match self {
+            Self::Executions => Spending::Outcome,
+            Self::States => Spending::State,
+            Self::History => Spending::Backlog,
+        }
+    }
 }
 
 /// How sync fares, for `status`.
@@ -174,6 +186,8 @@ pub struct Health {
     recovered: Notify,
     caught_up: Notify,
     clock: Clock,
+    /// What all lanes may write.
+    pub(super) budget: SharedBudget,
 }
 
 impl Health {
@@ -195,6 +209,7 @@ impl Health {
             recovered: Notify::new(),
             caught_up: Notify::new(),
             clock,
+            budget: SharedBudget::default(),
         }
     }
 
@@ -237,7 +252,7 @@ impl Health {
             }
             if inner.everything.succeeded() {
                 over[1] = inner.outages.over(What::Everything, now);
-                inner.catching_up_until = Some(now + CATCH_UP_MAX);
+                self.budget.ramp();
                 self.recovered.notify_one();
             }
             (over, inner.failing(), inner.outages.worst().map(str::to_owned))
@@ -302,6 +317,7 @@ impl Health {
             What::Lane(lane) => inner.lanes[lane as usize].failed(error, random),
         }
         if throttled {
+            self.budget.throttled(lane.spending());
             let window = &mut inner.windows[lane as usize];
             *window = (*window / 2).max(1);
         }

@@ -9,7 +9,8 @@
 //!   2 s after it, because the tool may write later than we, and at every start for the outcomes of the last hour. Where
 //!   the device's configuration is unknown, the members a command claimed in it are removed unless it succeeded.
 //! * **Current first.** Execution records and urgent states go at once, other states every interval, history beside them;
-//!   after an outage history waits for the states.
+//!   after an outage history waits for the states. All share one budget of writes ([`budget`]), which adapts to throttling
+//!   and in which states and outcomes come first; live history does not wait behind a backlog.
 //! * **No neighbour waits.** A device whose item fails goes behind the others, each in its turn and at a pace of its
 //!   own; an item the table will never take is put aside. A missing table of commands hides no outcome.
 //! * **One owner of retry**, [`health::Health`]. Bounds: 8 requests in flight a lane, 25 items a batch, 4 batches.
@@ -19,6 +20,7 @@
 //! It keeps nothing: what is not confirmed to the store is tried again, after a restart too. It knows no MQTT, decides about
 //! no command, and reads no file but the shared credentials and, without `ca`, the machine's certificate bundle.
 
+pub mod budget;
 pub mod credentials;
 pub mod dynamo;
 pub mod health;

@@ -37,6 +37,7 @@ pub trait SyncSource: Send + Sync + 'static {
         by: Option<GatewayId>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn peek_blocks(&self, limit: usize) -> impl Future<Output = Result<Vec<HistoryBlock>, StoreError>> + Send;
+    fn peek_newest_blocks(&self, limit: usize) -> impl Future<Output = Result<Vec<HistoryBlock>, StoreError>> + Send;
     fn confirm_blocks(&self, ids: Vec<i64>) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn park_block(&self, id: i64, reason: String) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
@@ -79,6 +80,9 @@ impl SyncSource for Store {
     }
     async fn peek_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         Self::peek_blocks(self, limit).await
+    }
+    async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        Self::peek_newest_blocks(self, limit).await
     }
     async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
         Self::confirm_blocks(self, ids).await

@@ -12,6 +12,8 @@ pub struct Daemon {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// More variables for the running daemon.
+    pub environment: Vec<(&'static str, PathBuf)>,
     /// From the start of the process until its control socket answered.
     pub ready_after: Duration,
 }
@@ -20,7 +22,14 @@ impl Daemon {
     pub fn new(config: &Path, log: &Path) -> Self {
         let program = std::env::var_os("FLOORGATE_TEST_BINARY")
             .map_or_else(|| env!("CARGO_BIN_EXE_floorgate").into(), PathBuf::from);
-        Self { program, config: config.to_owned(), log: log.to_owned(), child: None, ready_after: Duration::ZERO }
+        Self {
+            program,
+            config: config.to_owned(),
+            log: log.to_owned(),
+            child: None,
+            environment: Vec::new(),
+            ready_after: Duration::ZERO,
+        }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -67,7 +76,9 @@ impl Daemon {
     /// Starts the daemon and does not wait.
     pub fn spawn(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = self.command(&["run"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut child = self.command(&["run"]);
+        child.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let child = child.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.child = Some(child);
     }
 

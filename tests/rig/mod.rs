@@ -16,6 +16,8 @@
 pub mod client;
 pub mod daemon;
 pub mod device;
+pub mod disk;
+pub mod sender;
 pub mod table;
 
 use std::future::Future;

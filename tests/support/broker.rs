@@ -39,6 +39,16 @@ pub struct Faults {
     pub cut_after: Option<usize>,
     /// CONNECT is answered with this.
     pub refuse_connect: Option<ConnectReturnCode>,
+    /// New connections are closed before anything is said.
+    pub hang_up: bool,
+    /// CONNECT is read and never answered.
+    pub no_connack: bool,
+    /// Connections on which something comes are half open from then on, for ever: what comes is read and forgotten.
+    pub deaf: bool,
+    /// After CONNACK comes what is no MQTT.
+    pub garbage: bool,
+    /// Sessions are kept, and said to be, without their subscriptions.
+    pub lose_subscriptions: bool,
 }
 
 /// What clients did.
@@ -147,6 +157,11 @@ impl Broker {
         self.lock().retained.get(topic).cloned()
     }
 
+    /// Removes it.
+    pub fn forget_retained(&self, topic: &str) {
+        self.lock().retained.remove(topic);
+    }
+
     /// Waits until something shows, at most 30 s.
     pub async fn until(&self, what: &str, mut shown: impl FnMut(&Inner) -> bool) {
         let mut changed = self.changed.subscribe();
@@ -176,7 +191,14 @@ impl Broker {
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) {
         let mut buffer = BytesMut::new();
+        if self.lock().faults.hang_up {
+            return;
+        }
         let Some(Packet::Connect(connect)) = read(&mut stream, &mut buffer).await else { return };
+        if self.lock().faults.no_connack || self.lock().faults.deaf {
+            self.lock().log.connects.push(Instant::now());
+            return swallow(&mut stream).await;
+        }
         let (out, mut lines) = mpsc::channel(10_000);
         let mut cuts = self.cuts.subscribe();
         let Some(number) = self.connect(&connect, &out) else {
@@ -195,12 +217,20 @@ impl Broker {
                         self.tell();
                         break;
                     }
+                    Some(_) if self.lock().faults.deaf => {
+                        swallow(&mut stream).await;
+                        break;
+                    }
                     Some(packet) => if !self.packet(&connect.client_id, packet, &out, &mut taken) { break },
                     None => break,
                 },
                 packet = lines.recv() => match packet {
                     Some(packet) => {
                         let connack = matches!(packet, Packet::ConnAck(_));
+                        if !connack && self.lock().faults.garbage {
+                            let _ = stream.write_all(&[0xff; 64]).await;
+                            break;
+                        }
                         if !write(&mut stream, packet).await || (connack && self.lock().faults.cut_after_connack) {
                             break;
                         }
@@ -223,6 +253,9 @@ impl Broker {
         let number = inner.lines;
         if connect.clean_session || inner.faults.lose_sessions {
             inner.sessions.remove(&connect.client_id);
+        }
+        if inner.faults.lose_subscriptions {
+            inner.sessions.values_mut().for_each(|session| session.filters.clear());
         }
         let session_present = inner.sessions.contains_key(&connect.client_id);
         let session = inner.sessions.entry(connect.client_id.clone()).or_default();
@@ -324,6 +357,12 @@ impl Session {
             }
         }
     }
+}
+
+/// Reads until the other side goes, and answers nothing.
+async fn swallow<S: AsyncRead + Unpin>(stream: &mut S) {
+    let mut nothing = [0; 4_096];
+    while matches!(stream.read(&mut nothing).await, Ok(n) if n > 0) {}
 }
 
 /// Cancel safe: what was read stays in the buffer.

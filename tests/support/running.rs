@@ -121,6 +121,7 @@ pub fn config(broker: &Broker, filters: &[&str]) -> LinkConfig {
     let quick = Duration::from_millis(10);
     config.backoff = Backoff::new(quick, quick, Duration::from_secs(30));
     config.connect_spacing = Duration::ZERO;
+    config.rival_wait = (quick, quick);
     config.outbox_per_second = 100_000;
     config
 }

@@ -1,6 +1,7 @@
 //! The heavier suites and chores: `cargo xtask NAME`. Each installs what it needs, or says what is missing.
 
 mod chores;
+mod disk;
 mod servers;
 mod suites;
 mod tools;
@@ -13,6 +14,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
   seed                  the seed's Lambda, unmodified, against the daemon's tables
   interop               the floor endpoint with paho, mosquitto_pub/sub and MQTT.js
   kills [--count N]     kill -9 under load N times (default 50), then check that nothing acknowledged is lost
+  disk                  a full and a read-only disk under the daemon, with a small file system of its own (root)
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
   deny                  licences, sources, banned crates and advisories (cargo-deny)
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         "seed" => suites::seed(),
         "interop" => suites::interop(),
         "kills" => number("--count", 50).and_then(suites::kills),
+        "disk" => disk::suite(),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
         "measure" => suites::measure(),
         "deny" => chores::deny(),

@@ -33,7 +33,7 @@ pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
     let reasons = list(": ", report.commands_refused.iter().map(|(reason, n)| format!("{reason} {n}")));
     let refused = if refused > 0 { format!(", {refused} refused since start{reasons}") } else { String::new() };
     row("commands", format!("{} open{refused}", report.commands_open));
-    row("store", store(&report.store, report.sync.is_some()));
+    row("store", store(&report.store, now, report.sync.is_some()));
     if !report.refused.is_empty() {
         let refused = report.refused.iter().map(|(reason, n)| format!("{reason} {n}"));
         row("refused", list("", refused));
@@ -105,7 +105,7 @@ fn clock(report: &StatusReport) -> String {
 }
 
 /// `sends`: there are tables that what is stored goes to.
-fn store(stats: &Value, sends: bool) -> String {
+fn store(stats: &Value, now: Timestamp, sends: bool) -> String {
     let figure = |name: &str| stats.get(name).and_then(Value::as_u64).unwrap_or(0);
     let mut text = format!(
         "{} on disk, {} samples {}",
@@ -122,11 +122,22 @@ fn store(stats: &Value, sends: bool) -> String {
     if oldest > 0 {
         text.push_str(&format!(", the oldest for {}", words::duration(Duration::from_secs(oldest))));
     }
+    let health = stats.get("health");
+    if health.and_then(|health| health.get("ok")).and_then(Value::as_bool) == Some(false) {
+        let told = |name: &str| health.and_then(|health| health.get(name)).and_then(Value::as_str);
+        let since = told("failing_since").and_then(|text| Timestamp::parse(text).ok());
+        let since = since.map(|since| format!(" for {}", words::duration(now.since(since)))).unwrap_or_default();
+        let reason = told("reason").unwrap_or("other").replace('_', " ");
+        text.push_str(&format!(
+            ", NOT WRITING{since} ({reason}): commands are refused, readings stay with their senders"
+        ));
+    }
     if stats.get("full").and_then(Value::as_bool) == Some(true) {
         text.push_str(", FULL: readings are left with their senders until the table takes what waits");
     }
     for (name, words) in [
         ("store_failures", "failures"),
+        ("commands_refused", "commands refused for the disk"),
         ("blocks_parked", "blocks refused by the table"),
         ("refused_not_announced", "refused commands forgotten before they were announced"),
     ] {
@@ -279,10 +290,11 @@ mod tests {
 
     #[test]
     fn without_tables_samples_are_kept_and_with_them_they_wait() {
+        let now = Timestamp::from_millis(0);
         let stats =
             json!({"bytes_on_disk": 1_500, "samples_open": 2, "samples_waiting": 5, "refused_not_announced": 3});
-        assert!(store(&stats, false).starts_with("1.5 kB on disk, 7 samples kept"));
-        let sends = store(&stats, true);
+        assert!(store(&stats, now, false).starts_with("1.5 kB on disk, 7 samples kept"));
+        let sends = store(&stats, now, true);
         assert!(sends.starts_with("1.5 kB on disk, 7 samples waiting to be sent"), "{sends}");
         assert!(sends.ends_with(", 3 refused commands forgotten before they were announced"), "{sends}");
     }

@@ -44,6 +44,8 @@ pub(super) struct Rejection {
 pub(super) struct Admitted {
     pub(super) role: Role,
     pub(super) seat: Seat,
+    /// Another connection of the same client had to go for it.
+    pub(super) took_over: bool,
 }
 
 fn reject(code: ConnectReturnCode, refusal: Refusal, text: impl Into<String>) -> Rejection {
@@ -80,8 +82,8 @@ pub(super) async fn admit(
     if let Some(will) = connect.last_will.as_ref().filter(|will| !role.may_publish(&hub.scheme, &will.topic)) {
         return Err(not_authorized(format!("no right to a last will for `{}`", will.topic)));
     }
-    let seat = seat(hub, &key(identity.as_deref(), id), &role).await?;
-    Ok(Admitted { role, seat })
+    let (seat, took_over) = seat(hub, &key(identity.as_deref(), id), &role).await?;
+    Ok(Admitted { role, seat, took_over })
 }
 
 /// Client ids are unique within an identity, so that nobody can take over another's connection or session.
@@ -135,14 +137,17 @@ fn local_role(hub: &Hub, id: &str) -> Role {
     device.map_or(Role::Local, Role::Device)
 }
 
-async fn seat(hub: &Arc<Hub>, key: &str, role: &Role) -> Result<Seat, Rejection> {
+/// A seat, and whether an older connection had to leave it.
+async fn seat(hub: &Arc<Hub>, key: &str, role: &Role) -> Result<(Seat, bool), Rejection> {
     let seated = async {
+        let mut took_over = false;
         loop {
             match hub.enter(key, role) {
-                Entry::Seated(seat) => return Ok(seat),
+                Entry::Seated(seat) => return Ok((seat, took_over)),
                 Entry::Full => return Err("all connections are taken"),
                 Entry::Taken(gone) => gone.cancelled().await,
             }
+            took_over = true;
         }
     };
     let seated = timeout(TAKEOVER_WAIT, seated).await.unwrap_or(Err("its predecessor's last will is not stored yet"));

@@ -2,7 +2,7 @@
 //!
 //! One task serves it. All packets of a read are taken before anything is written, so PUBACKs leave in batches.
 //! Reading pauses while [`UNSETTLED_MAX`] messages wait for the store, while the store's queue is full, while the
-//! client's packets come faster than allowed, or while it does not take what is written to it. The keep-alive does not
+//! client's packets or its device's messages come faster than allowed, or while it does not take what is written to it. The keep-alive does not
 //! run while reading pauses: a client is not silent because nobody listens.
 
 use std::net::IpAddr;
@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use floorgate_model::DeviceId;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{
     Connect, ConnectReturnCode, LastWill, Packet, Publish, Subscribe, SubscribeReasonCode, Unsubscribe,
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use super::admission::{self, Admitted, Proof, Rejection};
 use super::doorman::{Doorman, Place};
 use super::hub::{Hub, Queue};
+use super::inbox::Inbox;
 use super::outbox::{Outbox, QUEUE_MAX};
-use super::pace::Pace;
 use super::rights::{Grant, Role};
 use super::session::Subscriptions;
 use super::stats::Refusal;
 use super::wire::{self, WireError};
+use crate::mqtt::pace::Pace;
 use crate::mqtt::{Acceptance, Inbound};
 
 /// Accepted messages of one connection that may wait for the store; beyond, nothing more is read from it.
@@ -42,8 +43,6 @@ pub const CONNECT_WAIT: Duration = Duration::from_secs(10);
 pub const WILL_WAIT: Duration = Duration::from_secs(10);
 /// How long a last answer may take to leave before the connection is closed.
 const CLOSING_WAIT: Duration = Duration::from_secs(1);
-/// Bytes asked for in one read.
-const READ_BYTES: usize = 16 * 1024;
 /// When keep-alive is 0 the connection's timer still needs a time to look at.
 const NEVER: Duration = Duration::from_secs(24 * 3_600);
 
@@ -148,48 +147,6 @@ async fn first_packet<R: AsyncRead + Unpin>(
     Ok(None)
 }
 
-/// The reading half.
-struct Inbox<R> {
-    reader: R,
-    buffer: BytesMut,
-    packet_max: usize,
-}
-
-impl<R: AsyncRead + Unpin> Inbox<R> {
-    fn new(reader: R, packet_max: usize) -> Self {
-        Self { reader, buffer: BytesMut::new(), packet_max }
-    }
-
-    /// A packet that is there already.
-    fn buffered(&mut self) -> Result<Option<Packet>, WireError> {
-        wire::decode(&mut self.buffer, self.packet_max)
-    }
-
-    /// Reads what has come. Cancel safe.
-    async fn read(&mut self) -> std::io::Result<usize> {
-        self.buffer.reserve(READ_BYTES);
-        self.reader.read_buf(&mut self.buffer).await
-    }
-
-    /// The next packet; `None` if the connection ended. Cancel safe.
-    async fn packet(&mut self) -> Result<Option<Packet>, WireError> {
-        loop {
-            if let Some(packet) = self.buffered()? {
-                return Ok(Some(packet));
-            }
-            if self.read().await.unwrap_or(0) == 0 {
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn drain(&mut self) {
-        while self.read().await.unwrap_or(0) > 0 {
-            self.buffer.clear();
-        }
-    }
-}
-
 /// What has to happen before the next packet is taken.
 enum Wait {
     /// Bytes have to come.
@@ -198,6 +155,13 @@ enum Wait {
     Pace(Instant),
     /// The outbox has to get on.
     Outbox,
+}
+
+/// A packet that has to wait for its time.
+struct Held {
+    packet: Packet,
+    /// The connection's own limit has let it pass already; its device's has not.
+    paced: bool,
 }
 
 /// An admitted client's connection.
@@ -210,7 +174,7 @@ struct Connection<R, W> {
     subscriptions: Subscriptions,
     inbox: Inbox<R>,
     /// A packet that came faster than allowed.
-    held: Option<Packet>,
+    held: Option<Held>,
     pace: Pace,
     outbox: Outbox<W>,
     queue: Queue,
@@ -232,6 +196,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         subscriptions.retain(|filter, _| admitted.role.may_subscribe(&hub.scheme, filter).is_some());
         if !connect.clean_session {
             hub.keep(key, &subscriptions).await;
+        }
+        if let (Role::Device(device), true) = (&admitted.role, admitted.took_over) {
+            hub.intake.returned(device).await;
         }
         hub.counters.accepted.fetch_add(1, Ordering::Relaxed);
         wire::connack(outbox.pending(), ConnectReturnCode::Success, present);
@@ -261,7 +228,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
             () = kick.cancelled() => End::Replaced,
             end = self.serve(&house.hub) => end,
         };
-        let Self { admitted: Admitted { role, seat }, outbox, will, clean, .. } = self;
+        let Self { admitted: Admitted { role, seat, .. }, outbox, will, clean, .. } = self;
         if let End::Refused(reason, what) = &end {
             house.refuse(*reason, &seat.key, what);
         }
@@ -275,7 +242,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
             house.hub.forget(&seat.key).await;
         }
         drop(outbox);
-        if let Some(will) = will.filter(|_| !matches!(end, End::Goodbye | End::Shutdown)) {
+        // A half-open connection ends long after its device has come back under another client id: that it is gone is
+        // not so, and the newer connection wins.
+        let newer = matches!(&role, Role::Device(device) if house.hub.has_newer(device, seat.number));
+        if let Some(will) = will.filter(|_| !newer && !matches!(end, End::Goodbye | End::Shutdown)) {
             publish_will(&house.hub, will, &seat.key).await;
         }
         // The seat goes last: a successor's first message comes after this client's last will.
@@ -324,15 +294,22 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
             if self.outbox.unsettled() >= UNSETTLED_MAX || self.outbox.is_full() {
                 return Ok(Wait::Outbox);
             }
-            let packet = match self.held.take() {
-                Some(packet) => packet,
+            let Held { packet, paced } = match self.held.take() {
+                Some(held) => held,
                 None => match self.inbox.buffered()? {
-                    Some(packet) => packet,
+                    Some(packet) => Held { packet, paced: false },
                     None => return Ok(Wait::Bytes),
                 },
             };
-            if let Err(later) = self.pace.take(Instant::now()) {
-                self.held = Some(packet);
+            let now = Instant::now();
+            if let Err(later) = if paced { Ok(()) } else { self.pace.take(now) } {
+                self.held = Some(Held { packet, paced: false });
+                return Ok(Wait::Pace(later));
+            }
+            if let Packet::Publish(publish) = &packet
+                && let Err(later) = hub.intake.admit(&publish.topic, now)
+            {
+                self.held = Some(Held { packet, paced: true });
                 return Ok(Wait::Pace(later));
             }
             self.take(hub, packet).await?;

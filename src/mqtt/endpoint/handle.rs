@@ -30,6 +30,15 @@ impl EndpointHandle {
         Self { hub }
     }
 
+    /// Another connection of a device, under another client id.
+    #[cfg(test)]
+    pub(super) fn seat_again(&self, device: &DeviceId) -> Option<super::hub::Seat> {
+        match self.hub.enter("another", &super::rights::Role::Device(device.clone())) {
+            super::hub::Entry::Seated(seat) => Some(seat),
+            _ => None,
+        }
+    }
+
     /// Puts an order on the `execute` topic of a device that is connected and has subscribed to it. Not a byte leaves
     /// after `deadline`, and it is never sent a second time. If the device subscribed with QoS 0 it is sent so, and
     /// what became of it is [`Handed::Unknown`].

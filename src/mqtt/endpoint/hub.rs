@@ -135,6 +135,12 @@ impl Hub {
         Entry::Seated(Seat { hub: Arc::clone(self), key: key.to_owned(), number, kick })
     }
 
+    /// Whether the device has a connection that is newer than this one.
+    pub(super) fn has_newer(&self, device: &DeviceId, number: u64) -> bool {
+        let state = self.state();
+        state.clients.values().any(|client| client.number > number && client.device.as_ref() == Some(device))
+    }
+
     /// The session of a client that connects: what it had subscribed to, and whether it was there.
     pub(super) async fn resume(&self, key: &str, clean: bool) -> (Subscriptions, bool) {
         let kept = self.state().sessions.get(key).cloned();

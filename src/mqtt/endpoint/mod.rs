@@ -12,7 +12,9 @@
 //!   or the session of another identity.
 //! * A slow, silent or flooding client delays no other: each has its own task, its own bounds, and its own pauses.
 //! * A last will is handed to the intake unless the client said DISCONNECT or the gateway stops, and before a
-//!   successor of the same client id is let in.
+//!   successor of the same client id is let in; that one is then noted as there ([`Intake::returned`]). The will of a
+//!   device that has a newer connection by then (under another client id) is not true, and not published.
+//! * A device over its limit ([`Intake::admit`]) is read more slowly, on all its connections together; nothing is lost.
 //!
 //! # Limits
 //!
@@ -41,8 +43,8 @@ pub mod doorman;
 mod filter;
 mod handle;
 mod hub;
+mod inbox;
 pub mod outbox;
-mod pace;
 mod rights;
 pub mod session;
 mod stats;

@@ -4,7 +4,7 @@
 //! # Guarantees
 //!
 //! * **In.** A PUBACK leaves only after the intake's receipt, in the order of receipt. A failed receipt drops the
-//!   connection without acknowledging, and the broker sends again. At most [`INTAKE_MAX`] messages are unsettled: then
+//!   connection without acknowledging, and the broker sends again 2 s later, as often as it takes. At most [`INTAKE_MAX`] messages are unsettled: then
 //!   the link stops reading.
 //! * **Out, owed** ([`Outbox`]): an entry is confirmed only after the PUBACK of the connection it left on. After a cut, a
 //!   lost session or a reused packet id it goes out again: nothing is lost, duplicates are possible. At most
@@ -13,11 +13,16 @@
 //! * Filters are subscribed on every connection, [`FILTERS_PER_SUBSCRIBE`] at a time, and each SUBACK is read; a refused
 //!   filter shows in [`LinkState`] and is asked for again on the next connection and every [`REFUSED_RETRY`].
 //! * A connection is given up when a PUBACK or SUBACK is missing for [`ACK_WAIT`] (AWS IoT discards silently what is over
-//!   its rate) or a ping for one keep-alive interval: a half-open link is noticed within twice 30 s.
+//!   its rate) or anything at all for half a keep-alive interval after a ping: a half-open link is noticed within 1.5
+//!   intervals. rumqttc alone would take two. While a full intake stops the reading, its answer is not waited for.
 //! * A packet over [`INCOMING_MAX`] cannot stop the link for ever: after [`OVERSIZED_MAX`] connections ended by one, the
-//!   session is dropped, counted and logged, and a new one begins.
-//! * Reconnecting waits with full jitter, forgets failures only after a stable period, and never connects twice within
-//!   [`LinkConfig::connect_spacing`].
+//!   session is dropped, counted and logged, and a new one begins. One that comes back all the same (it is retained, or
+//!   published again and again) slows the link down and is told in [`LinkState::last_error`].
+//! * Reconnecting waits with full jitter, forgets failures only after a stable period, never connects twice within
+//!   [`LinkConfig::connect_spacing`], and backs off further from another client that uses the same id ([`retry`]). The
+//!   link is up within [`retry::BACK_WITHIN`] after its broker can be reached.
+//! * Filters are sent also to a broker that says it kept the session: one that lost them without telling would otherwise
+//!   stay silent.
 //!
 //! # How
 //!
@@ -30,9 +35,12 @@
 //! QoS 2, MQTT 5, WebSocket. It never publishes telemetry, and it knows nothing of what it carries.
 
 mod address;
+mod broken;
 mod cloud;
+mod events;
 mod options;
 mod outbox;
+pub mod retry;
 mod runner;
 mod session;
 mod tls;
@@ -89,6 +97,8 @@ pub const REFUSED_RETRY: Duration = Duration::from_secs(300);
 pub const STOP_WAIT: Duration = Duration::from_secs(2);
 /// Keep-alive interval; AWS IoT allows none below 30 s.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// First ceiling of the wait between two attempts; it doubles up to [`retry::RECONNECT_MAX`].
+const RECONNECT_BASE: Duration = Duration::from_secs(1);
 /// CONNECTs are at least this far apart (AWS IoT: one a second and client id).
 pub const CONNECT_SPACING: Duration = Duration::from_secs(1);
 
@@ -115,6 +125,8 @@ pub struct LinkConfig {
     pub keep_alive: Duration,
     /// Waits between attempts.
     pub backoff: Backoff,
+    /// Shortest and longest wait while another client seems to use our id; see [`retry::RIVAL_WAIT`].
+    pub rival_wait: (Duration, Duration),
     /// Least time between two CONNECTs.
     pub connect_spacing: Duration,
     /// See [`OUTBOX_PER_SECOND`].
@@ -137,7 +149,8 @@ impl LinkConfig {
             filters: Vec::new(),
             presence: None,
             keep_alive: KEEP_ALIVE,
-            backoff: Backoff::standard(),
+            backoff: Backoff::new(RECONNECT_BASE, retry::RECONNECT_MAX, retry::STABLE_AFTER),
+            rival_wait: retry::RIVAL_WAIT,
             connect_spacing: CONNECT_SPACING,
             outbox_per_second: OUTBOX_PER_SECOND,
             ack_wait: ACK_WAIT,
@@ -195,6 +208,8 @@ pub struct LinkState {
     pub sessions_lost: u64,
     /// Filters the broker refuses, each with what it answered.
     pub refused_filters: Vec<String>,
+    /// Connections end as if another client used our id; in words, also while the link is up, until one is stable.
+    pub rival: Option<String>,
 }
 
 /// A message to be handed over once.
@@ -231,6 +246,7 @@ impl Link {
             connects: 0,
             sessions_lost: 0,
             refused_filters: Vec::new(),
+            rival: None,
         });
         (Self { once, state }, LinkRunner::new(config, intake, outbox, clock, once_rx, state_tx))
     }

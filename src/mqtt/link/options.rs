@@ -1,5 +1,6 @@
 //! From a [`LinkConfig`] to rumqttc's options, and from rumqttc's errors to sentences.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use aws_iot_device_sdk_rust::settings::{MQTTMaxPacketSize, MQTTOptionsOverrides};
@@ -8,6 +9,7 @@ use rumqttc::{
     ConnectReturnCode, ConnectionError, LastWill, MqttOptions, QoS, StateError, TlsConfiguration, TlsError, Transport,
 };
 
+use super::retry::Cut;
 use super::tls::{ALPN_AWS_443, Pem, TlsFiles};
 use super::{CONNECT_WAIT, INCOMING_MAX, LinkConfig, ONCE_WINDOW, OUTBOX_WINDOW, PACKET_MAX};
 
@@ -98,8 +100,27 @@ async fn aws_options(config: &LinkConfig, files: &TlsFiles, cert: &Path, key: &P
     Ok(options)
 }
 
+/// How the broker ended the connection.
+pub(super) fn cut(error: &ConnectionError) -> Cut {
+    let ends = |kind| {
+        matches!(
+            kind,
+            ErrorKind::ConnectionAborted
+                | ErrorKind::ConnectionReset
+                | ErrorKind::UnexpectedEof
+                | ErrorKind::BrokenPipe
+        )
+    };
+    match error {
+        _ if is_oversized(error) => Cut::Oversized,
+        ConnectionError::MqttState(StateError::ConnectionAborted) => Cut::Closed,
+        ConnectionError::MqttState(StateError::Io(e)) | ConnectionError::Io(e) if ends(e.kind()) => Cut::Closed,
+        _ => Cut::Other,
+    }
+}
+
 /// Whether the connection ended because the broker sent a packet over [`INCOMING_MAX`].
-pub(super) fn is_oversized(error: &ConnectionError) -> bool {
+fn is_oversized(error: &ConnectionError) -> bool {
     let limit =
         |error: &rumqttc::mqttbytes::Error| matches!(error, rumqttc::mqttbytes::Error::PayloadSizeLimitExceeded(_));
     matches!(error, ConnectionError::MqttState(StateError::Deserialization(error)) if limit(error))

@@ -1,24 +1,23 @@
 //! The loop of a link: connect, carry, wait, again.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::{FutureExt, Stream, StreamExt, stream};
-use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, NetworkOptions, Packet, PubAck, Publish, QoS, Request};
+use futures_util::{FutureExt, StreamExt};
+use rumqttc::{AsyncClient, Event, NetworkOptions, Packet, Publish, QoS};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::options::{explain, is_oversized, options};
+use super::broken::{Broken, unstored};
+use super::events::{Events, Polled, events};
+use super::options::{cut, explain, options};
 use super::outbox::Pump;
+use super::retry::{Retry, STABLE_AFTER};
 use super::session::{Acks, Heard, Session, answer};
 use super::{
-    CONNECT_WAIT, INCOMING_MAX, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, OVERSIZED_MAX, Once,
-    Outbox, REFUSED_RETRY, STOP_WAIT,
+    CONNECT_WAIT, INCOMING_MAX, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, Once, Outbox,
+    REFUSED_RETRY, STOP_WAIT,
 };
-use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::mqtt::{Inbound, Intake};
 use crate::shadow::StoreError;
@@ -26,14 +25,6 @@ use crate::shadow::StoreError;
 /// Requests rumqttc holds for us: every publish and SUBSCRIBE that can be due at once, and one acknowledgement, so that
 /// handing one over never fails for want of room.
 const REQUESTS_MAX: usize = OUTBOX_WINDOW + ONCE_WINDOW + 64;
-/// A connection that ends sooner than this after its CONNACK is a short one.
-const SHORT_LIVED: Duration = Duration::from_secs(5);
-/// So many short connections in a row look like two clients with one id.
-const TAKEOVER_AFTER: u32 = 3;
-
-/// One poll of the event loop; after a failure, the events that were still to be told.
-type Polled = Result<Event, (ConnectionError, VecDeque<Event>)>;
-type Events = Pin<Box<dyn Stream<Item = Polled> + Send>>;
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -52,10 +43,7 @@ pub struct LinkRunner {
     clock: Clock,
     once: mpsc::Receiver<Once>,
     state: watch::Sender<LinkState>,
-    backoff: Backoff,
-    short_lived: u32,
-    /// Connections in a row that a packet over the limit ended.
-    oversized: u32,
+    retry: Retry,
     /// The last connection dropped the session: that the next one finds none is no news.
     dropped: bool,
 }
@@ -76,8 +64,8 @@ impl LinkRunner {
         state: watch::Sender<LinkState>,
     ) -> Self {
         let pump = outbox.map(|outbox| Pump::new(outbox, config.name.clone(), config.outbox_per_second));
-        let backoff = config.backoff.clone();
-        Self { config, intake, pump, clock, once, state, backoff, short_lived: 0, oversized: 0, dropped: false }
+        let retry = Retry::new(&config);
+        Self { config, intake, pump, clock, once, state, retry, dropped: false }
     }
 
     /// Connects and carries until `stop`; then ends cleanly within [`STOP_WAIT`]: settles what came in, says farewell,
@@ -87,7 +75,6 @@ impl LinkRunner {
     /// Dropping it is like pulling the plug: nothing acknowledged is lost, the broker publishes the last will.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let attempt = Instant::now();
             let ended = self.connection(&stop).await;
             if let Some(pump) = &mut self.pump {
                 pump.connection_lost();
@@ -98,7 +85,7 @@ impl LinkRunner {
                 Ended::Stopped => break,
                 Ended::Lost(why) => self.lost(why),
             }
-            self.wait(attempt, &stop).await;
+            self.wait(&stop).await;
         }
         self.set_down(Some("the link was stopped".to_owned()));
         self.once.close();
@@ -126,9 +113,8 @@ impl LinkRunner {
     }
 
     /// Sleeps until the next attempt, telling everyone meanwhile that nobody is there.
-    async fn wait(&mut self, attempt: Instant, stop: &CancellationToken) {
-        let delay = self.backoff.next_delay(fastrand::f64());
-        let until = (Instant::now() + delay).max(attempt + self.config.connect_spacing);
+    async fn wait(&mut self, stop: &CancellationToken) {
+        let until = self.retry.next(Instant::now(), fastrand::f64());
         loop {
             let why = self.state.borrow().last_error.clone().unwrap_or_default();
             self.refuse_waiting(&why);
@@ -148,7 +134,7 @@ impl LinkRunner {
 
     /// One connection, from its options to its end.
     async fn connection(&mut self, stop: &CancellationToken) -> Ended {
-        let dropping = self.oversized >= OVERSIZED_MAX;
+        let dropping = self.retry.shall_drop(Instant::now());
         let mut config = self.config.clone();
         if dropping {
             // It ends at once: neither a birth nor a last will belongs to it.
@@ -170,9 +156,13 @@ impl LinkRunner {
             () = stop.cancelled() => return Ended::Stopped,
             first = events.next() => first,
         };
+        self.retry.connect_left(Instant::now());
         let session_present = match first {
             Some(Ok(Event::Incoming(Packet::ConnAck(ack)))) => ack.session_present,
-            Some(Err((error, _))) => return Ended::Lost(explain(&error, &self.config)),
+            Some(Err((error, _))) => {
+                self.retry.not_accepted();
+                return Ended::Lost(explain(&error, &self.config));
+            }
             other => return Ended::Lost(format!("the broker began with {other:?} instead of CONNACK")),
         };
         if dropping {
@@ -182,23 +172,25 @@ impl LinkRunner {
         self.connected(session_present);
 
         let mut session = Session::new(client, acks);
-        let (ended, exact) = self.carry(&mut session, &mut events, stop).await;
+        let carried = self.carry_on(&mut session, &mut events, stop).await;
         drop(events);
-        let why = match &ended {
-            Ended::Stopped => "the link is stopped",
-            Ended::Lost(why) => why,
-        };
-        session.close(exact, why);
-        self.backoff.lasted(connected.elapsed());
-        match ended {
-            Ended::Lost(why) => Ended::Lost(self.suspect_takeover(why, connected.elapsed())),
-            Ended::Stopped => Ended::Stopped,
+        match carried {
+            Ok(()) => {
+                session.close(false, "the link is stopped");
+                Ended::Stopped
+            }
+            Err(Broken { why, exact, cut }) => {
+                session.close(exact, &why);
+                self.retry.ended(connected.elapsed(), cut);
+                Ended::Lost(self.suspicion(why))
+            }
         }
     }
 
     /// A clean session replaced ours: the packet that cannot be read is gone, and everything else the broker kept.
     fn session_dropped(&mut self) -> String {
-        (self.oversized, self.dropped) = (0, true);
+        self.retry.dropped(Instant::now());
+        self.dropped = true;
         self.state.send_modify(|state| {
             state.connects += 1;
             state.sessions_lost += 1;
@@ -214,6 +206,7 @@ impl LinkRunner {
 
     fn connected(&mut self, session_present: bool) {
         let dropped = std::mem::take(&mut self.dropped);
+        self.intake.connected();
         self.state.send_modify(|state| {
             state.connects += 1;
             if state.connects > 1 && !session_present && !dropped {
@@ -223,27 +216,34 @@ impl LinkRunner {
         });
     }
 
-    /// Brokers drop the older of two clients with one id, without a word.
-    fn suspect_takeover(&mut self, why: String, lasted: Duration) -> String {
-        self.short_lived = if lasted < SHORT_LIVED { self.short_lived.saturating_add(1) } else { 0 };
-        if self.short_lived < TAKEOVER_AFTER {
-            return why;
+    /// Adds to a reason what the last connections have in common.
+    fn suspicion(&mut self, why: String) -> String {
+        if self.retry.is_stuck(Instant::now()) {
+            return format!(
+                "{why} again although our session was dropped: it is retained there, or published again and again; find it and \
+                 remove it. Meanwhile this link comes and goes"
+            );
         }
-        format!(
-            "{why}; soon after connecting, several times: does another client use the id `{}`?",
-            self.config.client_id
-        )
+        let rival = self.retry.suspects_rival().then(|| {
+            let id = &self.config.client_id;
+            format!(
+                "the broker closes our connections soon after accepting them: does another client use the id `{id}`? Give \
+                 each its own; until then this link waits longer before it connects"
+            )
+        });
+        let told = match &rival {
+            Some(rival) => format!("{why}; {rival}"),
+            None => why,
+        };
+        if rival.is_some() {
+            self.state.send_modify(|state| state.rival = rival);
+        }
+        told
     }
 
-    /// Carries until the end; tells with it whether the session knows exactly what left.
-    async fn carry(&mut self, session: &mut Session, events: &mut Events, stop: &CancellationToken) -> (Ended, bool) {
-        match self.carry_on(session, events, stop).await {
-            Ok(()) => (Ended::Stopped, false),
-            Err(Broken { why, exact, oversized }) => {
-                self.oversized = if oversized { self.oversized + 1 } else { 0 };
-                (Ended::Lost(why), exact)
-            }
-        }
+    /// A connection has lasted: nobody else uses our id.
+    fn proved_stable(&self) {
+        self.state.send_if_modified(|state| state.rival.take().is_some());
     }
 
     async fn carry_on(
@@ -259,14 +259,18 @@ impl LinkRunner {
         let mut ready = session.is_subscribed();
         let mut refused = Vec::new();
         let mut retry_at = Instant::now() + REFUSED_RETRY;
+        let mut stable_at = Some(Instant::now() + STABLE_AFTER);
         loop {
             // Before anything else is read: `accept` may have left a message with the broker because of the stop, and
             // nothing behind it may be taken and acknowledged.
             if stop.is_cancelled() {
                 return self.farewell(session, events).await;
             }
+            if !session.may_read() {
+                session.deafened();
+            }
             let overdue = session.next_overdue(&self.config);
-            let timer = overdue.map_or(retry_at, |(at, _)| at.min(retry_at));
+            let timer = overdue.map(|(at, _)| at).into_iter().chain(stable_at).fold(retry_at, Instant::min);
             tokio::select! {
                 () = stop.cancelled() => return self.farewell(session, events).await,
                 // A full intake stops the reading, and with it everything the broker sends.
@@ -295,9 +299,14 @@ impl LinkRunner {
                     if let Some((_, why)) = overdue.filter(|(at, _)| *at <= Instant::now()) {
                         return Err(Broken::inexact(format!("the connection to `{}` is given up: {why}", self.config.address)));
                     }
-                    retry_at = Instant::now() + REFUSED_RETRY;
-                    if ready {
-                        session.subscribe(&self.refused_filters())?;
+                    if stable_at.take_if(|at| *at <= Instant::now()).is_some() {
+                        self.proved_stable();
+                    }
+                    if retry_at <= Instant::now() {
+                        retry_at = Instant::now() + REFUSED_RETRY;
+                        if ready {
+                            session.subscribe(&self.refused_filters())?;
+                        }
                     }
                 }
             }
@@ -366,68 +375,6 @@ impl LinkRunner {
     }
 }
 
-/// Why a connection ends, and whether the session knows exactly what left on it.
-struct Broken {
-    why: String,
-    exact: bool,
-    /// A packet over the limit ended it.
-    oversized: bool,
-}
-
-impl Broken {
-    /// Given up by us in the middle of a poll.
-    fn inexact(why: String) -> Self {
-        Self { why, exact: false, oversized: false }
-    }
-}
-
-impl From<rumqttc::ClientError> for Broken {
-    fn from(error: rumqttc::ClientError) -> Self {
-        Self::inexact(format!("the client took no request: {error}"))
-    }
-}
-
-fn unstored(error: StoreError) -> Broken {
-    Broken::inexact(format!("a message could not be stored and stays with the broker: {error}"))
-}
-
-/// The event loop as a stream: a poll that was begun survives being waited for by `select!`, which a bare `poll()` would
-/// not, losing a request that was taken from the queue and not yet written.
-fn events(event_loop: EventLoop, acks: Acks) -> Events {
-    Box::pin(stream::unfold(Some((event_loop, acks)), |running| async move {
-        let (mut event_loop, acks) = running?;
-        let polled = match write_acks(&mut event_loop, &acks).await {
-            Ok(()) => event_loop.poll().await,
-            Err(error) => Err(error),
-        };
-        match polled {
-            Ok(event) => Some((Ok(event), Some((event_loop, acks)))),
-            Err(error) => Some((Err((error, std::mem::take(&mut event_loop.state.events))), None)),
-        }
-    }))
-}
-
-/// Writes the acknowledgements that wait, all together.
-async fn write_acks(event_loop: &mut EventLoop, acks: &Acks) -> Result<(), ConnectionError> {
-    let Some(network) = &mut event_loop.network else { return Ok(()) };
-    let waiting = acks.take();
-    if waiting.is_empty() {
-        return Ok(());
-    }
-    let write = async {
-        for pkid in waiting {
-            if let Some(packet) = event_loop.state.handle_outgoing_packet(Request::PubAck(PubAck::new(pkid)))? {
-                network.write(packet).await?;
-            }
-        }
-        network.flush().await
-    };
-    match timeout_at(Instant::now() + CONNECT_WAIT, write).await {
-        Ok(written) => Ok(written?),
-        Err(_) => Err(ConnectionError::FlushTimeout),
-    }
-}
-
 /// One event, or the end: then what was still to be told is entered into the books first.
 fn hear(session: &mut Session, polled: Option<Polled>, config: &LinkConfig) -> Result<Heard, Broken> {
     match polled {
@@ -439,7 +386,7 @@ fn hear(session: &mut Session, polled: Option<Polled>, config: &LinkConfig) -> R
             for event in rest {
                 session.hear(event);
             }
-            Err(Broken { why: explain(&error, config), exact: true, oversized: is_oversized(&error) })
+            Err(Broken { why: explain(&error, config), exact: true, cut: cut(&error) })
         }
         None => Err(Broken::inexact("the client ended".to_owned())),
     }

@@ -86,6 +86,8 @@ pub(super) struct Session {
     outstanding: HashMap<u16, (Slot, Instant)>,
     subscribing: VecDeque<Vec<String>>,
     awaiting: HashMap<u16, (Vec<String>, Instant)>,
+    /// When the ping left after which nothing has been heard.
+    pinged: Option<Instant>,
     /// Receipts in the order of receipt; each yields the packet id to acknowledge (0 for QoS 0).
     pub(super) unsettled: FuturesOrdered<BoxFuture<'static, Result<u16, StoreError>>>,
 }
@@ -105,6 +107,7 @@ impl Session {
             outstanding: HashMap::new(),
             subscribing: VecDeque::new(),
             awaiting: HashMap::new(),
+            pinged: None,
             unsettled: FuturesOrdered::new(),
         }
     }
@@ -211,6 +214,12 @@ impl Session {
     // ---- events ---------------------------------------------------------------------------------------------
 
     pub(super) fn hear(&mut self, event: Event) -> Heard {
+        match &event {
+            // Whatever comes shows that the line is whole.
+            Event::Incoming(_) => self.pinged = None,
+            Event::Outgoing(Outgoing::PingReq) => self.pinged = Some(Instant::now()),
+            Event::Outgoing(_) => {}
+        }
         match event {
             Event::Incoming(Packet::Publish(publish)) => Heard::Message(publish),
             Event::Incoming(Packet::PubAck(ack)) => self.puback(ack.pkid),
@@ -284,7 +293,14 @@ impl Session {
             Slot::Once { deadline, .. } => Some((*deadline, "the network takes nothing, and a message has expired")),
             _ => None,
         });
-        publishes.chain(subscribes).chain(unsent).min_by_key(|(at, _)| *at)
+        let ping =
+            self.pinged.map(|at| (at + config.keep_alive / 2, "a ping is not answered, the line may be half open"));
+        publishes.chain(subscribes).chain(unsent).chain(ping).min_by_key(|(at, _)| *at)
+    }
+
+    /// Nothing is read for now, so the answer to a ping cannot be heard either: its time begins anew afterwards.
+    pub(super) fn deafened(&mut self) {
+        self.pinged = self.pinged.map(|_| Instant::now());
     }
 
     /// Answers the calls still open. With `exact`, what had got no packet id certainly did not leave; without (the

@@ -28,7 +28,12 @@ impl TelemetryDb {
     /// Declares readings lost that were taken from their senders and never stored: they count as accepted and as lost,
     /// and a gap record tells of them. Durable when this answers; on an error nothing is declared.
     pub(crate) fn declare_lost(&mut self, losses: &[Loss]) -> Result<(), StoreError> {
-        self.declare(losses, &BTreeMap::new())
+        self.declare(losses, &BTreeMap::new(), Flush::Now)
+    }
+
+    /// The same, durable with the next [`Self::commit`], which the caller makes at once.
+    pub(crate) fn declare_with_commit(&mut self, losses: &[Loss]) -> Result<(), StoreError> {
+        self.declare(losses, &BTreeMap::new(), Flush::Later)
     }
 
     /// Sets the accounts right after this file was lost or put back: `known` is what they were. Every reading that was
@@ -55,14 +60,19 @@ impl TelemetryDb {
             losses.push(Loss { device_id: device.clone(), from, to: newest, count, reason: LossReason::Damaged });
         }
         if !behind.is_empty() {
-            self.declare(&losses, &behind)?;
+            self.declare(&losses, &behind, Flush::Now)?;
         }
         losses.retain(|loss| loss.count > 0);
         Ok(losses)
     }
 
     /// Writes accounts and gap records. A loss of a device in `behind` was stored once; any other never was.
-    fn declare(&mut self, losses: &[Loss], behind: &BTreeMap<DeviceId, &KnownLedger>) -> Result<(), StoreError> {
+    fn declare(
+        &mut self,
+        losses: &[Loss],
+        behind: &BTreeMap<DeviceId, &KnownLedger>,
+        flush: Flush,
+    ) -> Result<(), StoreError> {
         for (device, known) in behind {
             // Time goes on where it was, so that no key comes again.
             if let Some(newest) = known.newest {
@@ -78,7 +88,7 @@ impl TelemetryDb {
         }
         let retention_ms = u64::try_from(self.history_retention.as_millis()).unwrap_or(u64::MAX);
         let offered = std::mem::take(&mut self.offered);
-        let outcome = self.change(Flush::Now, "declare readings lost", |tx, books| {
+        let outcome = self.change(flush, "declare readings lost", |tx, books| {
             for loss in losses {
                 let Some(device) = concerned.get_mut(&loss.device_id) else { continue };
                 if !device.stored {

@@ -90,8 +90,8 @@ use self::restamp::Eras;
 use self::rows::Tally;
 use self::segment::{Packer, Tail};
 use self::track::Track;
-use super::files;
 use super::store::{StoreError, Taken};
+use super::{files, log};
 
 /// How long a block stays open, by the monotonic clock.
 pub(crate) const BLOCK_AGE_MAX: Duration = Duration::from_secs(60);
@@ -237,9 +237,30 @@ impl TelemetryDb {
 
     /// Commits, empties the log and closes.
     pub(crate) fn close(mut self, now: Instant) -> Result<(), StoreError> {
-        self.commit(now)?;
-        self.empty_log()?;
+        let done = self.commit(now).and_then(|_| self.empty_log());
+        if let Err(cause) = done {
+            self.abandon();
+            return Err(cause);
+        }
         self.conn.close().map_err(|(_, cause)| io("close telemetry.db")(cause))
+    }
+
+    /// Closes after the disk failed, leaving the log as it is ([`log::write_again`]).
+    pub(crate) fn abandon(self) {
+        log::abandon(self.conn);
+    }
+
+    /// Writes something small, flushes it and copies the log: all that a disk can fail at.
+    pub(crate) fn prove(mut self) -> Result<Self, StoreError> {
+        let proved = self.change(books::Flush::Now, "write to telemetry.db again", |_, _| Ok(()));
+        let proved = proved.and_then(|()| self.empty_log());
+        match proved {
+            Ok(()) => Ok(self),
+            Err(cause) => {
+                self.abandon();
+                Err(cause)
+            }
+        }
     }
 
     /// The file and its log.
@@ -264,5 +285,5 @@ impl TelemetryDb {
 
 /// What SQLite says, as an error of the store.
 fn io(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |cause| StoreError::Io { doing, cause: cause.to_string() }
+    move |cause| StoreError::sqlite(doing, &cause)
 }

@@ -233,6 +233,13 @@ pub(super) fn waiting(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<B
     conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
 }
 
+/// The newest blocks that wait, newest first.
+pub(super) fn waiting_newest(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<BlockRow>> {
+    let sql = "SELECT id, device, first, previous, samples, body FROM block WHERE sent = 0 ORDER BY first DESC, id DESC LIMIT ?1";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
+}
+
 /// When the oldest block begins that waits and is not among `besides`.
 pub(super) fn oldest_waiting(conn: &Connection, besides: &BTreeSet<i64>) -> rusqlite::Result<Option<i64>> {
     let mut statement = conn.prepare_cached("SELECT id, first FROM block WHERE sent = 0 ORDER BY first, id")?;

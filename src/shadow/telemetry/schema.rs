@@ -4,6 +4,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::shadow::fault::Fault;
+use crate::shadow::log;
 use crate::shadow::store::StoreError;
 
 /// Frames in the log before SQLite copies it into the file: about ten minutes at one commit a second. A page that
@@ -118,6 +120,8 @@ const MIGRATIONS: &[&str] = &[
 /// Opens or makes the file and brings it to the newest schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let failed = |cause: rusqlite::Error| fault(path, &cause);
+    StoreError::unless_there_is_room(path)?;
+    log::write_again(path).map_err(|cause| StoreError::system("write the log of telemetry.db again", &cause))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
     conn.busy_timeout(BUSY_MAX).map_err(failed)?;
@@ -152,6 +156,9 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Why the file cannot be opened: its disk or folder, or what stands in it.
 pub(super) fn fault(path: &Path, cause: &rusqlite::Error) -> StoreError {
+    if let Some(fault) = Fault::of(cause).filter(|fault| fault.may_pass()) {
+        return StoreError::Disk { doing: "open telemetry.db", cause: cause.to_string(), fault };
+    }
     let (path, text) = (path.display().to_string(), cause.to_string());
     match hint(cause) {
         Some(hint) => StoreError::Open { path, cause: text, hint },
@@ -163,13 +170,10 @@ pub(super) fn fault(path: &Path, cause: &rusqlite::Error) -> StoreError {
 fn hint(cause: &rusqlite::Error) -> Option<&'static str> {
     let hint = match cause.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "is another floorgate running?",
-        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
             "check that its folder exists and that floorgate may write there"
         }
-        Some(ErrorCode::DiskFull) => "free some space on its disk",
-        Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory | ErrorCode::FileLockingProtocolFailed) => {
-            "check its disk"
-        }
+        Some(ErrorCode::OutOfMemory | ErrorCode::FileLockingProtocolFailed) => "check its disk",
         // Not a database, malformed, a table or column that is not there, a value of a wrong kind.
         _ => return None,
     };

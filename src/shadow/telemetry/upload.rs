@@ -27,6 +27,15 @@ impl TelemetryDb {
         Ok(blocks)
     }
 
+    /// The newest waiting blocks, newest first, fixed from now on too. Damaged ones are left to [`Self::peek_blocks`].
+    pub(crate) fn peek_newest_blocks(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        let waiting = rows::waiting_newest(&self.conn, limit).map_err(io("read the newest waiting blocks"))?;
+        let blocks: Vec<_> = waiting.into_iter().filter_map(|row| self.history_block(row)).collect();
+        let ids: Vec<i64> = blocks.iter().map(|block| block.id).collect();
+        self.offer(&ids)?;
+        Ok(blocks)
+    }
+
     pub(super) fn waiting_gaps(&mut self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
         let waiting = gap::waiting(&self.conn, limit).map_err(io("read waiting gap records"))?;
         let (known, nameless): (Vec<Gap>, Vec<Gap>) =

@@ -65,6 +65,16 @@ pub(super) fn attach(
     Ok(devices)
 }
 
+/// The devices of the configuration, while no file can be read.
+pub(super) fn as_configured(config: &Config, clock: &Clock, now: Instant) -> BTreeMap<DeviceId, Device> {
+    let (own, wall) = (config.gateway_id.as_device(), clock.now());
+    let device = |attachment: &Attachment| {
+        let limits = limits(attachment, attachment.device_id != own);
+        (attachment.device_id.clone(), Device::new(attachment, limits, now, wall))
+    };
+    config.devices.iter().map(device).collect()
+}
+
 fn limits(attachment: &Attachment, behind_floor: bool) -> Limits {
     Limits {
         sample_interval: attachment.sample_interval,

@@ -24,6 +24,10 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// once.
 const LOG_WORTH_COPYING: u64 = 1024 * 1024;
 
+/// A log longer than this is not copied as it should be: SQLite does that by itself from 4 MiB on. Its
+/// index fits the first 32 KiB of memory, so that a full disk never meets a growing one.
+pub(super) const LOG_BYTES_MAX: u64 = 12 * 1024 * 1024;
+
 /// When what was done last.
 #[derive(Debug)]
 pub(super) struct Chores {
@@ -76,9 +80,9 @@ impl Writer {
 
     fn prune(&mut self) -> Result<(), StoreError> {
         let (wall, by_age) = (self.clock.now(), self.clock.is_trusted());
-        let connection = self.state.begin(self.now)?;
+        let connection = self.state.begin()?;
         let pruned = savepoint(connection, |connection| journal::prune(connection, wall, by_age));
-        if self.state.lost_transaction() {
+        if self.state.lost_transaction() || pruned.as_ref().is_err_and(|cause| cause.fault().is_some()) {
             let cause = pruned.as_ref().err().cloned().unwrap_or(StoreError::Closed);
             self.gave_up(cause, &mut []);
         } else if self.state.has_changes() {
@@ -161,6 +165,22 @@ impl Writer {
     /// Both logs: so much more the files may need while the logs are copied into them.
     fn log_bytes(&self) -> u64 {
         files::log_bytes(self.state.path()) + files::log_bytes(self.samples.path())
+    }
+
+    /// Logs beyond [`LOG_BYTES_MAX`] are copied into their files now; if that fails, the file is out of use until it
+    /// works.
+    pub(super) fn bound_logs(&mut self) -> Result<(), StoreError> {
+        let too_long = |path: &std::path::Path| files::log_bytes(path) > LOG_BYTES_MAX;
+        let mut outcome = Ok(());
+        if too_long(self.state.path()) {
+            let lazy = self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []));
+            outcome = lazy.and_then(|()| self.state.between("copy the log into state.db", files::empty_log));
+        }
+        if too_long(self.samples.path()) {
+            let emptied = self.samples.empty_log();
+            outcome = outcome.and(emptied);
+        }
+        outcome
     }
 
     fn bytes_on_disk(&self) -> u64 {

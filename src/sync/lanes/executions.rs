@@ -21,11 +21,14 @@ use super::settling::Settling;
 use super::{Context, Step, StoreTrouble};
 use crate::shadow::store::StoreError;
 use crate::shadow::{OutboxEntry, OutboxOrder};
+use crate::sync::budget::Spending;
 use crate::sync::health::{LaneName, concerns_everything};
 use crate::sync::source::SyncSource;
 use crate::sync::table::{Cause, CloudTable, ExecutionWritten, TableError};
 
 const LANE: LaneName = LaneName::Executions;
+/// Units of a record: it goes into two tables.
+const RECORD_UNITS: f64 = 2.0;
 /// Records taken at one look: so many that were never tried, and so many of the round.
 const PEEK: usize = 64;
 /// How long a record waits for its device's first state, and between two tries.
@@ -199,7 +202,10 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         let mut answers = futures_util::stream::iter(entries)
             .map(|entry| {
                 let context = &context;
-                async move { (context.write(&entry).await, entry) }
+                async move {
+                    context.health.budget.spend(Spending::Outcome, RECORD_UNITS).await;
+                    (context.write(&entry).await, entry)
+                }
             })
             .buffer_unordered(window);
         let mut tried = Tried::default();

@@ -15,6 +15,7 @@ use super::pace::Pace;
 use super::{Context, Step, StoreTrouble};
 use crate::shadow::store::StoreError;
 use crate::shadow::{DeviceView, StateSnapshot};
+use crate::sync::budget::Spending;
 use crate::sync::dynamo::updates::other_is_silent;
 use crate::sync::health::{LaneName, concerns_everything};
 use crate::sync::source::SyncSource;
@@ -26,6 +27,8 @@ const PEEK: usize = 64;
 /// Devices whose failed tries are remembered; further ones are tried as if they had not failed. A configuration has no
 /// more devices than this.
 const SUSPECTS_MAX: usize = 10_000;
+/// Rounds of requests in one look; then the window is looked at anew.
+const ROUNDS: usize = 8;
 /// How often it is looked whether a device that another gateway took is free again.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(60);
 
@@ -109,15 +112,23 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             self.suspects.retain(|device, _| waiting.contains(device));
         }
         let all = snapshots.len();
-        let snapshots = self.in_turn(snapshots, again);
-        let left = again && snapshots.len() < all;
+        let mut snapshots = self.in_turn(snapshots, again);
+        let mut left = again && snapshots.len() < all;
         self.turn += 1;
         let adopted_before = std::mem::take(&mut self.adopted);
 
         let window = context.health.window(LANE);
-        let table = &context.table;
+        if snapshots.len() > window * ROUNDS {
+            // The window of a probe must not stay that of everything behind it.
+            snapshots.truncate(window * ROUNDS);
+            left = true;
+        }
+        let (table, budget) = (&context.table, &context.health.budget);
         let mut answers = futures_util::stream::iter(snapshots)
-            .map(|snapshot| async move { (table.write_state(&snapshot).await, snapshot) })
+            .map(|snapshot| async move {
+                budget.spend(Spending::State, 1.0).await;
+                (table.write_state(&snapshot).await, snapshot)
+            })
             .buffer_unordered(window);
         let mut failed = false;
         while let Some((answer, snapshot)) = answers.next().await {

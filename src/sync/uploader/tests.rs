@@ -2,6 +2,7 @@
 //! before or after it has carried a write out.
 
 mod doubles;
+mod outage;
 mod second_tries;
 
 use std::collections::BTreeMap;

@@ -32,6 +32,8 @@ type Decision = oneshot::Sender<Result<Taken, StoreError>>;
 struct Desk {
     taken: Mutex<Vec<(String, Bytes, bool)>>,
     undecided: Mutex<Vec<Decision>>,
+    /// Devices that took their connection over, and how many messages had come before.
+    returned: Mutex<Vec<(DeviceId, usize)>>,
     wait: bool,
 }
 
@@ -46,6 +48,12 @@ impl Intake for Desk {
             Acceptance::Settled
         };
         Box::pin(std::future::ready(Ok(acceptance)))
+    }
+
+    fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
+        let before = self.taken.lock().unwrap().len();
+        self.returned.lock().unwrap().push((device.clone(), before));
+        Box::pin(std::future::ready(()))
     }
 }
 

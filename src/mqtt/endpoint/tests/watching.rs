@@ -81,6 +81,33 @@ async fn a_takeover_ends_the_older_connection_and_its_will_comes_before_the_succ
 }
 
 #[tokio::test]
+async fn the_will_of_a_half_open_connection_does_not_end_a_device_that_is_back() {
+    let fixture = start(|_| {}, false).await;
+    // Half open: this end is silent, the device is back under another client id of its identity.
+    let connect = Connect { keep_alive: 1, ..willing("A", "devices/A/state") };
+    let (mut old, _) = Client::connect(&fixture, connect).await;
+    let seat = fixture.handle.seat_again(&id("A"));
+    assert_eq!(old.hear().await, None, "closed after one and a half keep-alives");
+    until("gone", || fixture.handle.stats().clients == 1).await;
+    assert_eq!(fixture.desk.topics(), Vec::<String>::new(), "no will");
+    drop(seat);
+
+    // Alone, its will is what there is to say.
+    let (lost, _) = Client::connect(&fixture, willing("A", "devices/A/state")).await;
+    drop(lost);
+    until("the will", || fixture.desk.topics() == ["devices/A/state"]).await;
+}
+
+#[tokio::test]
+async fn a_device_that_took_its_connection_over_is_noted_as_there_after_the_older_ones_will() {
+    let fixture = start(|_| {}, false).await;
+    let (_old, _) = Client::connect(&fixture, willing("A", "devices/A/state")).await;
+    let (_new, _) = Client::connect(&fixture, willing("A", "devices/A/state")).await;
+    assert_eq!(fixture.desk.topics(), ["devices/A/state"]);
+    assert_eq!(*fixture.desk.returned.lock().unwrap(), [(id("A"), 1)]);
+}
+
+#[tokio::test]
 async fn a_silent_client_is_closed_after_one_and_a_half_keep_alives() {
     let fixture = start(|_| {}, false).await;
     let connect = Connect { keep_alive: 1, ..willing("A", "devices/A/state") };

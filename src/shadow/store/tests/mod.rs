@@ -1,4 +1,5 @@
 mod clocks;
+mod disk;
 mod effects;
 mod failures;
 mod figures;

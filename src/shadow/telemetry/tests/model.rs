@@ -248,6 +248,8 @@ fn live(steps: Vec<Step>) {
             Step::GiveUp { steps } => {
                 let before = waiting(&mut bench);
                 model.made_room = true;
+                // Since the last start their reports may not have been looked up yet.
+                forget_given_up(&model, &mut last);
                 for _ in 0..steps {
                     bench.db().give_up_some(3 * 64 * 1024).unwrap();
                 }

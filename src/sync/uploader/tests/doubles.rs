@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use floorgate_model::{CommandId, DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, GatewayId, Timestamp};
+use tokio::time::Instant;
 
 use super::{device, me};
 use crate::shadow::store::{StoreError, Wakeups};
@@ -127,6 +129,11 @@ impl SyncSource for MemoryStore {
         self.works()?;
         Ok(self.data().blocks.iter().take(limit).cloned().collect())
     }
+    async fn peek_newest_blocks(&self, limit: usize) -> Result<Vec<HistoryBlock>, StoreError> {
+        self.works()?;
+        // They are kept in the order of their times.
+        Ok(self.data().blocks.iter().rev().take(limit).cloned().collect())
+    }
     async fn confirm_blocks(&self, ids: Vec<i64>) -> Result<(), StoreError> {
         self.works()?;
         self.data().blocks.retain(|block| !ids.contains(&block.id));
@@ -173,6 +180,28 @@ pub(super) struct TableData {
     pub(super) poison: Option<i64>,
     pub(super) unprocessed: usize,
     pub(super) requests: usize,
+    /// How long a request takes.
+    pub(super) latency: Duration,
+    /// Units a second that the tables take; beyond, they throttle.
+    pub(super) capacity: Option<f64>,
+    spent: VecDeque<(Instant, f64)>,
+    /// When each block and each version came.
+    pub(super) blocks_at: BTreeMap<i64, Instant>,
+    pub(super) versions_at: BTreeMap<(DeviceId, u64), Instant>,
+}
+
+impl TableData {
+    /// Whether the tables take so much more in this second.
+    fn takes(&mut self, units: f64) -> bool {
+        let Some(capacity) = self.capacity else { return true };
+        let now = Instant::now();
+        while self.spent.pop_front_if(|(at, _)| now.duration_since(*at) >= Duration::from_secs(1)).is_some() {}
+        let fits = self.spent.iter().map(|(_, units)| units).sum::<f64>() + units <= capacity;
+        if fits {
+            self.spent.push_back((now, units));
+        }
+        fits
+    }
 }
 
 #[derive(Clone, Default)]
@@ -181,6 +210,13 @@ pub(super) struct MemoryTable(Arc<Mutex<TableData>>);
 impl MemoryTable {
     pub(super) fn data(&self) -> MutexGuard<'_, TableData> {
         self.0.lock().unwrap()
+    }
+    /// A request is on its way.
+    async fn travel(&self) {
+        let latency = self.data().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
     }
     /// Looks at several things at once.
     pub(super) fn with<R>(&self, look: impl FnOnce(&TableData) -> R) -> R {
@@ -221,6 +257,10 @@ impl CloudTable for MemoryTable {
                 return Err(retry(Cause::Server));
             }
         }
+        self.travel().await;
+        if !self.data().takes(1.0) {
+            return Err(retry(Cause::Throttled));
+        }
         self.answer(|data| {
             let view = &snapshot.view;
             if let Some((owner, stored)) = data.items.get(&view.device_id) {
@@ -236,6 +276,7 @@ impl CloudTable for MemoryTable {
                 }
             }
             data.versions.push((view.device_id.clone(), view.version));
+            data.versions_at.insert((view.device_id.clone(), view.version), Instant::now());
             data.items.insert(view.device_id.clone(), (me(), view.clone()));
             StateWritten::Current
         })
@@ -288,13 +329,17 @@ impl CloudTable for MemoryTable {
         if blocks.iter().any(|block| Some(block.id) == poison) {
             return Err(TableError::Permanent { text: "too large".into() });
         }
+        self.travel().await;
         self.answer(|data| {
             let mut written = BlocksWritten::default();
             for (at, block) in blocks.iter().enumerate() {
                 if data.unprocessed > 0 {
                     data.unprocessed -= 1;
                     written.unprocessed.push(at);
+                } else if !data.takes(1.0) {
+                    written.unprocessed.push(at);
                 } else {
+                    data.blocks_at.insert(block.id, Instant::now());
                     let before = data.blocks.insert(block.id, block.clone());
                     assert!(before.is_none_or(|before| before == *block), "a block changed between two sends");
                     written.accepted.push(at);

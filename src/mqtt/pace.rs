@@ -1,4 +1,4 @@
-//! How fast one connection may send: a token bucket that delays, and drops nothing.
+//! How fast one connection or one device may send: a token bucket that delays, and drops nothing.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Tokens come back at `per_second`, up to `burst`; each packet takes one.
 #[derive(Debug, Clone)]
-pub(super) struct Pace {
+pub(in crate::mqtt) struct Pace {
     interval: Duration,
     burst: Duration,
     /// When the bucket will be full again; the time from now until then is what has been taken.
@@ -15,13 +15,18 @@ pub(super) struct Pace {
 
 impl Pace {
     /// A full bucket.
-    pub(super) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
+    pub(in crate::mqtt) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
         let interval = Duration::from_secs(1) / per_second.max(1);
         Self { interval, burst: interval * burst.max(1), full_at: now }
     }
 
+    /// Whether nothing has been taken for so long that the bucket is full.
+    pub(in crate::mqtt) fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+
     /// Takes a token; if there is none, the time at which there will be one.
-    pub(super) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+    pub(in crate::mqtt) fn take(&mut self, now: Instant) -> Result<(), Instant> {
         let after = self.full_at.max(now) + self.interval;
         match after.checked_duration_since(now + self.burst) {
             Some(wait) if !wait.is_zero() => Err(now + wait),

@@ -1,0 +1,357 @@
+//! What is done when the disk fails: full, read-only, or with errors.
+//!
+//! # Guarantees
+//!
+//! * **After a failed write or flush nothing is called durable.** Nobody of the failed transaction is acknowledged, and
+//!   what it changed in memory is put back. The file's connection is closed without a checkpoint. Opening it again begins
+//!   with writing the log again ([`super::super::log`]), so that what is read back from it is on the disk; then it is the
+//!   same opening as at the start, with everything in memory built anew from the file.
+//! * **Nobody hangs.** While a file is out of use, each request that needs it is answered with an error at once. Devices,
+//!   figures and states are answered from memory.
+//! * **Commands are refused**, not forgotten: see [`super::super::refused`]. While the disk is full but `state.db` can still
+//!   be written, they are journalled as refused.
+//! * **What runs is brought to its end** with the reserve ([`super::super::reserve`]), which is given up when a write finds
+//!   no space; from then on readings are refused, so that they do not use it up.
+//! * **It recovers by itself.** Tried again after [`RETRY_MIN`], then at doubled distances up to [`RETRY_MAX`], by the next
+//!   request or tick. A file is back in use only when a real write, its flush and a checkpoint have succeeded.
+//! * It starts with a disk that takes nothing: then it knows its devices from the configuration alone, and reads the file
+//!   as soon as it can be opened for writing.
+//! * A disk that comes and goes is logged at most once in [`SAID_EVERY`].
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use super::super::device::Device;
+use super::super::fault::{Fault, StoreHealth};
+use super::super::request::Ask;
+use super::super::reserve::Reserve;
+use super::super::samples::{Newest, Samples, passing};
+use super::super::state_file::StateFile;
+use super::super::terms::{Config, StoreError, Wakeups};
+use super::super::turn::{Memory, Signals};
+use super::super::{clock_floor, files, journal, ledgers, log, schema};
+use super::Writer;
+use super::attach::{as_configured, attach};
+use super::room::Chores;
+use crate::clock::Clock;
+
+/// First wait before a file that failed is opened again.
+pub(super) const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest wait; with it the store is back within 5 s after the disk is.
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(4);
+/// A failing disk is told of at most this often.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+/// Free space, bytes, that must be there before the reserve is taken again.
+const FREE_WANTED: u64 = 4 * 1024 * 1024;
+
+/// What failed, and when it is tried again.
+#[derive(Debug)]
+pub(super) struct Mending {
+    reserve: Reserve,
+    /// Why the reserve could not be taken.
+    unreserved: Option<Fault>,
+    retry_at: Option<Instant>,
+    wait: Duration,
+    said_at: Option<Instant>,
+}
+
+type Opened = (Connection, BTreeMap<floorgate_model::DeviceId, Device>);
+
+impl Writer {
+    pub(in super::super) fn open(
+        config: Config,
+        clock: Clock,
+        wakeups: Arc<Wakeups>,
+        (floor_changes, health): (watch::Sender<u64>, watch::Sender<StoreHealth>),
+        now: Instant,
+    ) -> Result<Self, StoreError> {
+        let path = config.state_dir.join(schema::STATE_FILE);
+        let mut lock = None;
+        // Before the other file, which would be made where this one is refused.
+        let opened = lock_and_open(&config, &mut lock);
+        // First of all: everything below asks for the time.
+        let opened = opened.and_then(|connection| with_floor(connection, &config, &clock));
+        let connection = match opened {
+            Ok(connection) => Ok(connection),
+            Err(cause) => Err(passing(cause, &config.state_dir)?),
+        };
+        let moment = clock.moment();
+        let (mut samples, newest) = Samples::open(&config, now, &moment)?;
+        let opened = connection.and_then(|connection| attached(connection, &config, &clock, &newest, now));
+        let (connection, mut memory) = match opened {
+            Ok((connection, devices)) => (Ok(connection), Memory::new(devices)),
+            Err(cause) => {
+                let mut memory = Memory::new(as_configured(&config, &clock, now));
+                memory.blank = true;
+                (Err(passing(cause, &config.state_dir)?), memory)
+            }
+        };
+        // A time of a guess is no time to go on from; and while there is only a guess, nobody knows which is which.
+        for device in memory.devices.values().filter(|_| moment.quality.is_exact()) {
+            if let Some(at) = device.view.last_reading_at {
+                samples.known_newest(device.id(), at);
+            }
+        }
+        let mut ledgers_saved = BTreeMap::new();
+        if let Ok(connection) = &connection {
+            know_journal(connection, &mut memory)?;
+            ledgers_saved = ledgers::all(connection)?;
+            samples.reconcile(&ledgers_saved)?;
+        }
+        let reserve = Reserve::new(&config.state_dir, config.quota_bytes);
+        let mending = Mending { reserve, unreserved: None, retry_at: None, wait: RETRY_MIN, said_at: None };
+        let state = StateFile::new(path, connection);
+        let (flushed_at, lazy_until, chores) = (now, None, Chores::new(now));
+        let guess = moment.guess_base().map(|base| (base, moment.wall));
+        let mut writer = Self {
+            config,
+            clock,
+            state,
+            samples,
+            memory,
+            wakeups,
+            floor_changes,
+            health,
+            mending,
+            now,
+            flushed_at,
+            ledgers_saved,
+            ledgers_saved_at: now,
+            chores,
+            floor_saved: clock_floor::Saved::default(),
+            guess,
+            lazy_until,
+            lock,
+        };
+        if writer.state.broken().is_none() {
+            writer.reserve();
+        }
+        writer.notice();
+        Ok(writer)
+    }
+
+    /// Opens again what failed, if it is time to.
+    pub(super) fn mend_if_due(&mut self) {
+        if self.mending.retry_at.is_some_and(|at| at <= self.now) {
+            self.mending.retry_at = None;
+            self.mend();
+            self.notice();
+            if self.memory.health.ok {
+                self.mending.wait = RETRY_MIN;
+            } else {
+                self.mending.wait = (self.mending.wait * 2).min(RETRY_MAX);
+                self.mending.retry_at = Some(self.now + self.mending.wait);
+            }
+        }
+    }
+
+    /// One attempt at everything that is out of use.
+    pub(super) fn mend(&mut self) {
+        if self.state.broken().is_some()
+            && let Err(cause) = self.reopen_state()
+        {
+            tracing::debug!(%cause, "state.db cannot be used yet");
+            self.state.broke(cause);
+        }
+        self.reserve();
+        let room = self.mending.reserve.is_held() || self.mending.unreserved != Some(Fault::DiskFull);
+        if self.samples.broken().is_some() && room {
+            let reopened = self.samples.reopen(&self.memory, self.now, self.clock.now());
+            if let Err(cause) = reopened {
+                tracing::debug!(%cause, "telemetry.db cannot be used yet");
+            }
+        }
+    }
+
+    /// Takes the reserve, if there is more space than it needs: else it would be given up again with the next write.
+    fn reserve(&mut self) {
+        if self.mending.reserve.is_held() {
+            self.mending.unreserved = None;
+            return;
+        }
+        let free = Fault::free_space(&self.config.state_dir);
+        self.mending.unreserved = if free.is_some_and(|free| free < FREE_WANTED) {
+            Some(Fault::DiskFull)
+        } else {
+            let held = self.mending.reserve.hold();
+            held.err().map(|cause| Fault::of_io(&cause).unwrap_or(Fault::Other))
+        };
+    }
+
+    /// The same as at the start, and then what was refused meanwhile, before anyone else gets a turn.
+    fn reopen_state(&mut self) -> Result<(), StoreError> {
+        let mut connection = lock_and_open(&self.config, &mut self.lock)?;
+        if self.memory.blank {
+            connection = with_floor(connection, &self.config, &self.clock)?;
+        }
+        let newest: Newest = self
+            .memory
+            .devices
+            .values()
+            .filter_map(|device| {
+                Some((device.id().clone(), (device.view.last_reading_at?, device.view.last_readings.clone())))
+            })
+            .collect();
+        let (connection, devices) = attached(connection, &self.config, &self.clock, &newest, self.now)?;
+        let emptied =
+            files::empty_log(&connection).map_err(|cause| StoreError::sqlite("copy the log into state.db", &cause));
+        let known = emptied.and_then(|()| know_journal(&connection, &mut self.memory));
+        match known.and_then(|()| ledgers::all(&connection)) {
+            Ok(ledgers) => self.ledgers_saved = ledgers,
+            Err(cause) => {
+                log::abandon(connection);
+                return Err(cause);
+            }
+        }
+        if let Err(cause) = self.samples.reconcile(&self.ledgers_saved) {
+            tracing::warn!(%cause, "the accounts of telemetry.db could not be compared; they are at the next start");
+        }
+        self.memory.restart(devices, self.now);
+        self.state.renew(connection);
+        self.lazy_until = None;
+        self.journal_refused()?;
+        let all = Signals { journal: true, results: true, tables: true, states: true, blocks: true, floor_changes: 1 };
+        self.memory.signals = all;
+        Ok(())
+    }
+
+    fn journal_refused(&mut self) -> Result<(), StoreError> {
+        let refused = self.memory.refused.all();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let count = refused.len();
+        let work = move |turn: &mut super::super::turn::Turn<'_>| {
+            refused.iter().try_for_each(|(entry, announced)| turn.journal_refused(entry, *announced))
+        };
+        let (mut ask, _) = Ask::new(work, None);
+        self.give_turn(&mut ask, &mut [])?;
+        self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))?;
+        self.memory.refused.journalled();
+        tracing::info!(commands = count, "commands that were refused while the disk took no writes are journalled");
+        Ok(())
+    }
+
+    /// Looks how everything stands, gives the reserve up if there is no space, and tells who wants to know.
+    pub(super) fn notice(&mut self) {
+        let full = |fault: Option<Fault>| fault == Some(Fault::DiskFull);
+        if full(self.state.fault()) || full(self.samples.fault()) || full(self.mending.unreserved) {
+            let cause = self.state.broken().or_else(|| self.samples.broken()).cloned();
+            if self.mending.reserve.is_held() {
+                self.mending.reserve.give_up();
+                self.mending.unreserved = Some(Fault::DiskFull);
+            }
+            let cause = cause.unwrap_or_else(|| StoreError::Disk {
+                doing: "keep some space in reserve",
+                cause: "too little of it is free".to_owned(),
+                fault: Fault::DiskFull,
+            });
+            if self.samples.broken().is_none() {
+                self.samples.shut(&cause);
+            }
+        }
+        let fault = self.state.fault().or_else(|| self.samples.fault()).or(self.mending.unreserved);
+        let was = self.memory.health;
+        let health = StoreHealth {
+            ok: fault.is_none(),
+            failing_since: fault.map(|_| was.failing_since.unwrap_or_else(|| self.clock.now())),
+            reason: fault,
+            takes_readings: self.samples.broken().is_none(),
+            takes_reports: self.state.broken().is_none(),
+        };
+        if !health.ok && self.mending.retry_at.is_none() {
+            self.mending.retry_at = Some(self.now + self.mending.wait);
+        }
+        if health != was {
+            self.became(was, health);
+        }
+    }
+
+    fn became(&mut self, was: StoreHealth, health: StoreHealth) {
+        self.memory.health = health;
+        let wall = self.clock.now();
+        if was.takes_readings != health.takes_readings {
+            // While nobody's readings are taken, silence proves nothing.
+            let heard = health.takes_readings && self.memory.floor_reachable;
+            self.memory.devices.values_mut().for_each(|device| device.observer.floor_reachable(heard, self.now));
+        }
+        if let Some(own) = self.memory.devices.get_mut(&self.config.gateway_id.as_device()) {
+            own.trouble = health.reason.map(|fault| format!("cannot write to its disk: {fault}"));
+            self.memory.signals.states |= own.refresh(wall);
+        }
+        self.say(was, health);
+        self.health.send_replace(health);
+    }
+
+    fn say(&mut self, was: StoreHealth, health: StoreHealth) {
+        if was.ok == health.ok {
+            return;
+        }
+        let due = self.mending.said_at.is_none_or(|at| self.now.saturating_duration_since(at) >= SAID_EVERY);
+        let cause = self.state.broken().or_else(|| self.samples.broken()).map(ToString::to_string).unwrap_or_default();
+        let folder = self.config.state_dir.display();
+        match (health.reason, due) {
+            (Some(fault), true) => {
+                self.mending.said_at = Some(self.now);
+                tracing::error!(
+                    %folder, cause,
+                    "{fault}: commands are refused, readings stay with their senders; it is tried again by itself"
+                );
+            }
+            (Some(fault), false) => tracing::debug!(%folder, cause, "{fault} again"),
+            (None, _) => {
+                let failed_at = was.failing_since.unwrap_or_else(|| self.clock.now());
+                let seconds = self.clock.now().since(failed_at).as_secs();
+                tracing::info!(%folder, seconds, "the disk takes writes again");
+            }
+        }
+    }
+}
+
+/// Locks the folder, unless it is locked by us, and opens `state.db`.
+fn lock_and_open(config: &Config, lock: &mut Option<File>) -> Result<Connection, StoreError> {
+    if lock.is_none() {
+        *lock = Some(schema::own_folder(&config.state_dir)?);
+    }
+    schema::open(&config.state_dir.join(schema::STATE_FILE))
+}
+
+/// The clock does not begin before the time that the file knows.
+fn with_floor(connection: Connection, config: &Config, clock: &Clock) -> Result<Connection, StoreError> {
+    match clock_floor::resume(&connection, clock) {
+        Ok(()) => Ok(connection),
+        Err(cause) => {
+            log::abandon(connection);
+            Err(schema::unreadable(&config.state_dir.join(schema::STATE_FILE), cause))
+        }
+    }
+}
+
+fn attached(
+    mut connection: Connection,
+    config: &Config,
+    clock: &Clock,
+    newest: &Newest,
+    now: Instant,
+) -> Result<Opened, StoreError> {
+    match attach(&mut connection, config, clock, newest, now) {
+        Ok(devices) => Ok((connection, devices)),
+        Err(cause) => {
+            log::abandon(connection);
+            Err(schema::unreadable(&config.state_dir.join(schema::STATE_FILE), cause))
+        }
+    }
+}
+
+/// Keeps the newest ids of the journal at hand for times in which it cannot be read.
+fn know_journal(connection: &Connection, memory: &mut Memory) -> Result<(), StoreError> {
+    for id in journal::newest_ids(connection, super::super::refused::KNOWN_MAX)?.iter().rev() {
+        memory.refused.know(id);
+    }
+    Ok(())
+}
