@@ -6,8 +6,9 @@
 //! would overwrite. A record whose readings were in blocks takes over the earliest of their keys: those blocks were
 //! never handed out ([`super::offer`]), so the table cannot have an item under any of them, and their rows go in the
 //! same transaction. A record of readings that were in no block, or in one that nobody knows any more, gets the first
-//! millisecond after the device's newest time, and that becomes the newest time: no later sample gets it, and no
-//! earlier one had it. The keys of records that were sent stay known for as long as their rows are kept
+//! millisecond after the device's newest time, which no earlier sample had, and that becomes the newest time, so that
+//! no later one gets it; after a restart, or when a clock was put back, the record itself keeps a block from beginning
+//! there. The keys of records that were sent stay known for as long as their rows are kept
 //! ([`SENT_KEPT`]), which keeps a late sample from asking for one.
 //!
 //! A record may grow (more readings, a wider time) until it is handed out; from then on its key and its bytes are
@@ -207,7 +208,8 @@ pub(super) fn shed_sent(conn: &Connection, books: &mut Books<'_>, keep: i64) -> 
 }
 
 fn mark(conn: &Connection, id: i64, state: i64) -> rusqlite::Result<bool> {
-    let sql = format!("UPDATE gap SET sent = ?2 WHERE id = ?1 AND sent = {WAITING}");
+    // Its key is all that is needed of it now.
+    let sql = format!("UPDATE gap SET sent = ?2, summary = x'00' WHERE id = ?1 AND sent = {WAITING}");
     Ok(conn.prepare_cached(&sql)?.execute([id, state])? > 0)
 }
 

@@ -1,6 +1,6 @@
 //! What is given up at the quota, and in which order.
 //!
-//! 1. Blocks and gap records that the table has: nothing is lost.
+//! 1. Blocks that the table has: nothing is lost.
 //! 2. The oldest blocks that were never handed out are *thinned*: of their readings minimum, maximum, mean and count
 //!    stay, one record a device and hour ([`gap::SPAN_MS`]), declared lost as `thinned`.
 //! 3. Such records become coarser: one a device and day ([`COARSE_SPAN_MS`]).
@@ -41,7 +41,7 @@ const COARSE_SPAN_MS: i64 = 86_400_000;
 impl TelemetryDb {
     /// Gives up a little of what matters least, for a file of at most `bytes`. Answers whether there was anything.
     pub(super) fn give_up_some(&mut self, bytes: u64) -> Result<bool, StoreError> {
-        if self.tally.blocks_sent > 0 || self.tally.gaps_sent > 0 {
+        if self.tally.blocks_sent > 0 {
             self.shed()?;
             return Ok(true);
         }

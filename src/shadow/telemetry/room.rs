@@ -22,7 +22,8 @@ impl TelemetryDb {
     /// Gives up what matters least ([`super::give_up`]) until the file with its log is within `bytes`, or as far as
     /// [`STEPS_AT_ONCE`] go. The caller looks whether it was enough.
     pub(crate) fn keep_within(&mut self, bytes: u64) -> Result<(), StoreError> {
-        if self.bytes_on_disk() <= bytes {
+        // Copying the log makes the file grow before the log is cut.
+        if self.bytes_on_disk() + files::log_bytes(&self.path) <= bytes {
             return Ok(());
         }
         self.empty_log()?;
@@ -74,8 +75,8 @@ impl TelemetryDb {
         i64::try_from(self.names.len().saturating_mul(REPORTS_REMEMBERED)).unwrap_or(i64::MAX)
     }
 
-    /// Drops the oldest sent blocks, [`SHED_STEP`] at most, and the oldest sent gap records beyond those that are kept;
-    /// when there are no such blocks, all of them.
+    /// Drops the oldest sent blocks, [`SHED_STEP`] at most, and the oldest sent gap records beyond those that are kept
+    /// for their keys.
     pub(super) fn shed(&mut self) -> Result<(), StoreError> {
         let from = self.sent_from;
         let last = self.change(Flush::Later, "shed sent blocks", |tx, books| {
@@ -84,7 +85,7 @@ impl TelemetryDb {
             // Fewer than a step: whatever the tally says, there are no more.
             let left = books.tally.blocks_sent - i64::try_from(shed.len()).unwrap_or(0);
             books.tally.blocks_sent = if shed.is_empty() { 0 } else { left.max(0) };
-            gap::shed_sent(tx, books, if shed.is_empty() { 0 } else { gap::SENT_KEPT })?;
+            gap::shed_sent(tx, books, gap::SENT_KEPT)?;
             Ok(shed.into_iter().max())
         })?;
         self.sent_from = last.map_or(from, |last| last + 1);

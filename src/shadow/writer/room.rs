@@ -98,7 +98,7 @@ impl Writer {
     pub(super) fn keep_room(&mut self) -> Result<(), StoreError> {
         let (quota, was_full) = (self.config.quota_bytes, self.samples.is_full());
         let bound = quota - quota / FREE_PART;
-        if !was_full && self.bytes_on_disk() <= bound {
+        if !was_full && self.bytes_on_disk() + self.log_bytes() <= bound {
             return Ok(());
         }
         let made = self.make_room(bound);
@@ -178,6 +178,11 @@ impl Writer {
             self.state.between("copy the log into state.db", files::empty_log)?;
         }
         Ok(())
+    }
+
+    /// Both logs: so much more the files may need while the logs are copied into them.
+    fn log_bytes(&self) -> u64 {
+        files::log_bytes(self.state.path()) + files::log_bytes(self.samples.path())
     }
 
     /// Logs beyond [`LOG_BYTES_MAX`] are copied into their files now; if that fails, the file is out of use until it

@@ -323,3 +323,21 @@ fn a_file_from_before_the_books_gets_them_from_its_rows() {
     audit(&mut bench);
     assert!(!bench.db().thin_one(), "what may have been handed out before is not given up");
 }
+
+/// Found by the model: room was made after the record was sent, and a restart put the newest time back.
+#[test]
+fn the_key_of_a_record_that_was_sent_stays_taken_when_room_is_made_and_over_a_restart() {
+    let mut bench = Bench::new();
+    bench.stage(&report(5_000, 1.0));
+    bench.commit();
+    let loss = Loss { device_id: device(1), from: at(0), to: at(4_000), count: 3, reason: LossReason::RateLimited };
+    bench.db().declare_lost(&[loss]).unwrap();
+    let told = bench.blocks();
+    let key = told[0].first;
+    bench.db().confirm_blocks(&[told[0].id].into()).unwrap();
+    while bench.db().give_up_some(16 * 1024 * 1024).unwrap() {}
+    bench.reopen();
+    bench.stage(&report(key.as_millis() - START_MS, 2.0));
+    bench.close_blocks();
+    assert!(bench.blocks().iter().all(|block| block.first != key));
+}

@@ -216,6 +216,7 @@ fn live(steps: Vec<Step>) {
                 bench.reopen();
                 forget(&mut model, &mut newest, &mut last);
                 forget_given_up(&model, &mut last);
+                as_opened(&mut bench, &mut model, &mut newest);
             }
             Step::Close => {
                 let now = bench.now;
@@ -223,6 +224,7 @@ fn live(steps: Vec<Step>) {
                 model.commit();
                 bench.reopen();
                 forget_given_up(&model, &mut last);
+                as_opened(&mut bench, &mut model, &mut newest);
             }
             Step::Confirm { blocks } => {
                 let sent = bench.db().peek_blocks(blocks).unwrap();
@@ -246,6 +248,8 @@ fn live(steps: Vec<Step>) {
             Step::GiveUp { steps } => {
                 let before = waiting(&mut bench);
                 model.made_room = true;
+                // Since the last start their reports may not have been looked up yet.
+                forget_given_up(&model, &mut last);
                 for _ in 0..steps {
                     bench.db().give_up_some(3 * 64 * 1024).unwrap();
                 }
@@ -294,6 +298,16 @@ fn forget(
             if let Some(entry) = last.get_mut(which) {
                 entry.1 = false;
             }
+        }
+    }
+}
+
+/// A restart replays the journal: its newest sample is the newest time, and the key of a gap record after it is known by
+/// the record alone.
+fn as_opened(bench: &mut Bench, model: &mut Model, newest: &mut BTreeMap<usize, i64>) {
+    for which in std::mem::take(&mut model.raised).into_keys() {
+        if let Some(time) = bench.db().tracks.get(&device(which)).and_then(|track| track.newest) {
+            newest.insert(which, time);
         }
     }
 }
