@@ -265,6 +265,7 @@ impl Samples {
         {
             return Err(cause.clone());
         }
+        fail_point!(BeforeReopen);
         match TelemetryDb::open_or_replace(&self.path, self.history_retention, now, wall) {
             Ok((mut db, _)) => {
                 for device in memory.devices.values() {

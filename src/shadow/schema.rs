@@ -146,12 +146,15 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     // Only now: some of these write to the file.
     prepare(&connection).map_err(cannot)?;
     let done = usize::try_from(found).unwrap_or(0);
+    fail_point!(StateBeforeMigration);
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(done) {
         let transaction = connection.transaction().map_err(cannot)?;
         transaction.execute_batch(migration).map_err(cannot)?;
         transaction.pragma_update(None, "user_version", i64::try_from(index + 1).unwrap_or(known)).map_err(cannot)?;
+        fail_point!(StateInMigration);
         transaction.commit().map_err(cannot)?;
     }
+    fail_point!(StateAfterMigration);
     Ok(connection)
 }
 

@@ -63,8 +63,10 @@ impl StateFile {
     /// Commits; on an error nothing of the transaction is there any more.
     pub(super) fn commit(&mut self, now: Instant) -> Result<(), StoreError> {
         let Some(connection) = &self.connection else { return Err(StoreError::Closed) };
+        fail_point!(StateBeforeCommit);
         match connection.execute_batch("COMMIT") {
             Ok(()) => {
+                fail_point!(StateAfterCommit);
                 self.changes_at_begin = None;
                 Ok(())
             }
@@ -85,6 +87,7 @@ impl StateFile {
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
         let Some(connection) = self.connection.take() else { return Ok(()) };
         let cannot = io("close state.db");
+        fail_point!(BeforeCheckpoint);
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(&cannot)?;
         connection.close().map_err(|(_, cause)| cannot(cause))
     }
@@ -111,6 +114,7 @@ impl StateFile {
         {
             return Err(cause.clone());
         }
+        fail_point!(BeforeReopen);
         match schema::open(&self.path) {
             Ok(connection) => {
                 self.connection = Some(connection);

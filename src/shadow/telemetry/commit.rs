@@ -82,7 +82,9 @@ impl TelemetryDb {
             rows::drop_pages_from(&tx, PAGES_KEPT.max(tail.page + 1)).map_err(&doing)?;
             rows::save_tally(&tx, &tally).map_err(&doing)?;
         }
+        fail_point!(TelemetryBeforeCommit);
         tx.commit().map_err(&doing)?;
+        fail_point!(TelemetryAfterCommit);
         let written = usize::try_from(tally.next_block - self.tally.next_block).unwrap_or(0);
         (self.tally, self.tail) = (tally, tail);
         self.keep_committed(writes, heads);
@@ -113,6 +115,7 @@ impl TelemetryDb {
                 body: body::encode(block.samples(), self.history_retention),
             };
             rows::insert_block(tx, &row)?;
+            fail_point!(InBlockClose);
             head.last_block = Some(row.id);
             if !block.late {
                 head.last_live = Some(row.id);

@@ -78,10 +78,12 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     }
     // Only now: some of these write to the file.
     configure(&conn).map_err(failed)?;
+    fail_point!(TelemetryBeforeMigration);
     for (version, migration) in (1_i64..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
         let step = format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {version}; COMMIT;");
         conn.execute_batch(&step).map_err(failed)?;
     }
+    fail_point!(TelemetryAfterMigration);
     Ok(conn)
 }
 

@@ -136,7 +136,9 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
                 return Ok(true);
             }
         }
+        fail_point!(BeforeExecutionConfirm);
         context.source.confirm_executions(vec![entry.seq]).await?;
+        fail_point!(AfterExecutionConfirm);
         if entry.record.status.is_terminal() {
             if self.settling.len() >= SETTLE_MAX {
                 self.settling.pop_front();

@@ -134,6 +134,7 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             Ok(written) => {
                 context.health.succeeded(LANE, usize::from(written == StateWritten::Current));
                 self.refused.remove(device);
+                fail_point!(BeforeStateConfirm);
                 match written {
                     StateWritten::Current => context.source.confirm_state(device, view.version).await?,
                     StateWritten::Behind { table_version } => {
