@@ -1,7 +1,7 @@
 //! The daemon as a child process.
 
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,6 +12,8 @@ pub struct Daemon {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// `NAME:N`: the next start dies at the N-th pass of this point. Only with the feature `fail_points`.
+    pub fail_point: Option<String>,
     /// From the start of the process until its control socket answered.
     pub ready_after: Duration,
 }
@@ -20,7 +22,14 @@ impl Daemon {
     pub fn new(config: &Path, log: &Path) -> Self {
         let program = std::env::var_os("FLOORGATE_TEST_BINARY")
             .map_or_else(|| env!("CARGO_BIN_EXE_floorgate").into(), PathBuf::from);
-        Self { program, config: config.to_owned(), log: log.to_owned(), child: None, ready_after: Duration::ZERO }
+        Self {
+            program,
+            config: config.to_owned(),
+            log: log.to_owned(),
+            child: None,
+            fail_point: None,
+            ready_after: Duration::ZERO,
+        }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -50,24 +59,39 @@ impl Daemon {
 
     /// Starts the daemon and waits until it answers.
     pub async fn run(&mut self) {
+        let exited = self.try_run().await.err();
+        assert!(exited.is_none(), "the daemon ended with {exited:?}\n{}", self.log());
+    }
+
+    /// Starts the daemon and waits until it answers, or ends before.
+    pub async fn try_run(&mut self) -> Result<(), ExitStatus> {
         self.spawn();
         let started = Instant::now();
         loop {
             if self.cli(&["status", "--json"]).await.status.success() {
                 break;
             }
-            let exited = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(exited.is_none(), "the daemon ended with {exited:?}\n{}", self.log());
+            if let Some(exited) = self.exited() {
+                return Err(exited);
+            }
             assert!(started.elapsed() < Duration::from_secs(10), "the daemon does not answer\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.ready_after = started.elapsed();
+        Ok(())
+    }
+
+    /// How it ended, if it has.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().unwrap())
     }
 
     /// Starts the daemon and does not wait.
     pub fn spawn(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = self.command(&["run"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut command = self.command(&["run"]);
+        command.envs(self.fail_point.take().map(|point| ("FLOORGATE_FAIL_POINT", point)));
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.child = Some(child);
     }
 
