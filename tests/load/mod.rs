@@ -94,6 +94,7 @@ pub struct Load {
     sensors: Vec<String>,
     valves: Vec<String>,
     items: Items,
+    judge_settings: bool,
 }
 
 impl Drop for Load {
@@ -156,7 +157,7 @@ impl Load {
             }
         }));
         others.push(tokio::spawn(watch_versions(rig.items.clone(), end.clone(), log.clone())));
-        Self { log, stop, end, sending, others, sensors, valves, items: rig.items.clone() }
+        Self { log, stop, end, sending, others, sensors, valves, items: rig.items.clone(), judge_settings: true }
     }
 
     /// No more readings and commands; waits until all that were begun are acknowledged.
@@ -165,6 +166,11 @@ impl Load {
         for task in self.sending.drain(..) {
             tokio::time::timeout(Duration::from_secs(120), task).await.expect("everything is acknowledged").unwrap();
         }
+    }
+
+    /// What the machines are set to is not judged.
+    pub fn ignore_settings(&mut self) {
+        self.judge_settings = false;
     }
 
     /// Reads the table until nothing is missing any more, at most `patience`; answers what is broken then.
@@ -205,7 +211,10 @@ impl Load {
                 shown_configured.insert(id, rate.to_owned());
             }
         }
-        let evidence = self.log.lock().clone();
+        let mut evidence = self.log.lock().clone();
+        if !self.judge_settings {
+            evidence.configured.clear();
+        }
         Evidence { history, gaps, records, shown, shown_configured, ..evidence }
     }
 }

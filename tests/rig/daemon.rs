@@ -14,6 +14,8 @@ pub struct Daemon {
     child: Option<Child>,
     /// `NAME:N`: the next start dies at the N-th pass of this point. Only with the feature `fail_points`.
     pub fail_point: Option<String>,
+    /// A program with its first arguments that becomes the daemon, `unshare` for example.
+    pub through: Vec<String>,
     /// From the start of the process until its control socket answered.
     pub ready_after: Duration,
 }
@@ -28,12 +30,16 @@ impl Daemon {
             log: log.to_owned(),
             child: None,
             fail_point: None,
+            through: Vec::new(),
             ready_after: Duration::ZERO,
         }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        self.prepared(Command::new(&self.program), arguments)
+    }
+
+    fn prepared(&self, mut command: Command, arguments: &[&str]) -> Command {
         command.args(arguments).arg("--config").arg(&self.config).kill_on_drop(true).stdin(Stdio::null());
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env_remove("AWS_SESSION_TOKEN");
         command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
@@ -89,7 +95,14 @@ impl Daemon {
     /// Starts the daemon and does not wait.
     pub fn spawn(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut command = self.command(&["run"]);
+        let mut command = match self.through.split_first() {
+            None => self.command(&["run"]),
+            Some((program, first)) => {
+                let mut command = Command::new(program);
+                command.args(first).arg(&self.program);
+                self.prepared(command, &["run"])
+            }
+        };
         command.envs(self.fail_point.take().map(|point| ("FLOORGATE_FAIL_POINT", point)));
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.child = Some(child);
