@@ -23,7 +23,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_runs_twice_however_often_it_is
     println!("FLOORGATE_TEST_SEED={seed} FLOORGATE_TEST_KILLS={kills}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut rig = load::prepare(load::options()).await;
-    rig.daemon.run().await;
+    load::first_start(&mut rig).await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(random.u64(20..900))).await;

@@ -108,7 +108,10 @@ async fn every_promise_holds_under_every_fault() {
             }
             if !round.broken.is_empty() {
                 let name = scenario.name;
-                let _ = writeln!(found, "{name}, seed {seed}; repeat with `cargo xtask faults --only {name} --seed {seed}`");
+                let _ = writeln!(
+                    found,
+                    "{name}, seed {seed}; repeat with `cargo xtask faults --only {name} --seed {seed}`"
+                );
                 for broken in round.broken.iter().take(20) {
                     let _ = writeln!(found, "  {broken}");
                 }

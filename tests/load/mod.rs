@@ -84,6 +84,13 @@ pub async fn prepare(options: Options) -> Rig {
     rig
 }
 
+/// Starts the daemon and waits until the cloud's broker has a session of its: what is sent before, nobody keeps.
+pub async fn first_start(rig: &mut Rig) {
+    rig.daemon.run().await;
+    let up = || async { (rig.status().await["cloud"]["state"] == "up").then_some(()) };
+    crate::rig::until("the cloud link is up", 30, up).await;
+}
+
 /// A running load.
 pub struct Load {
     pub log: Log,

@@ -1,6 +1,7 @@
 //! The heavier suites and chores: `cargo xtask NAME`. Each installs what it needs, or says what is missing.
 
 mod chores;
+mod faults;
 mod servers;
 mod suites;
 mod tools;
@@ -13,6 +14,8 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
   seed                  the seed's Lambda, unmodified, against the daemon's tables
   interop               the floor endpoint with paho, mosquitto_pub/sub and MQTT.js
   kills [--count N]     kill -9 under load N times (default 50), then check that nothing acknowledged is lost
+  faults [--minutes N] [--seed S] [--only NAME] [--matrix FILE]
+                        every fault under load, judged from outside (default 10 minutes); writes docs/fault-matrix.md
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
   deny                  licences, sources, banned crates and advisories (cargo-deny)
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         "seed" => suites::seed(),
         "interop" => suites::interop(),
         "kills" => number("--count", 50).and_then(suites::kills),
+        "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
         "measure" => suites::measure(),
         "deny" => chores::deny(),

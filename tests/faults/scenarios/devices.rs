@@ -11,7 +11,7 @@ pub async fn odd(seed: u64) -> Round {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut round = Round::default();
     let mut rig = load::prepare(load::options()).await;
-    rig.daemon.run().await;
+    load::first_start(&mut rig).await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Odd, seed);
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_millis(random.u64(5_000..10_000))).await;

@@ -93,13 +93,14 @@ async fn neighbour(rig: &Rig, seconds: u64, flooding: bool) -> Duration {
 pub async fn both(seed: u64) -> Round {
     let mut round = Round::default();
     let mut rig = load::prepare(load::options()).await;
-    rig.daemon.run().await;
+    load::first_start(&mut rig).await;
     unknown_ids(&rig, &mut round).await;
     let calm = neighbour(&rig, 5, false).await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
     let flooded = neighbour(&rig, 8, true).await;
     round.count("floods/one-device", 1);
-    let note = format!("p99 of a neighbour's acknowledgement: {} ms, {} ms without", flooded.as_millis(), calm.as_millis());
+    let note =
+        format!("p99 of a neighbour's acknowledgement: {} ms, {} ms without", flooded.as_millis(), calm.as_millis());
     round.note("floods/one-device", note);
     judge(&mut load, &rig, &mut round).await;
     round

@@ -63,6 +63,8 @@ pub async fn fail_points(seed: u64) -> Round {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut round = Round::default();
     let mut rig = load::prepare(load::options()).await;
+    load::first_start(&mut rig).await;
+    rig.daemon.kill().await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
     let mut points: Vec<FailPoint> = FailPoint::ALL.iter().copied().filter(|point| is_in_the_middle(*point)).collect();
     points.extend(points.clone());
@@ -86,8 +88,8 @@ pub async fn random(seed: u64) -> Round {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut round = Round::default();
     let mut rig = load::prepare(load::options()).await;
+    load::first_start(&mut rig).await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
-    start(&mut rig, &load).await;
     for _ in 0..20 {
         let cut = random.u8(..4) == 0;
         if cut {
@@ -128,8 +130,8 @@ pub async fn first_start(seed: u64) -> Round {
         rig.daemon.kill().await;
         round.count("first-start", 1);
     }
+    load::first_start(&mut rig).await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
-    start(&mut rig, &load).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     judge(&mut load, &rig, &mut round).await;
     round
@@ -140,6 +142,8 @@ pub async fn stops(seed: u64) -> Round {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut round = Round::default();
     let mut rig = load::prepare(load::options()).await;
+    load::first_start(&mut rig).await;
+    rig.daemon.kill().await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
     for point in AT_STOP.into_iter().map(Some).chain([None, None]) {
         // Commits come by all the time; those of the stop are the last.

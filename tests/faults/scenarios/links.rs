@@ -58,7 +58,10 @@ fn results(broker: &Broker) -> load::Results {
                 let inner = broker.lock();
                 let published = inner.log.published[read..].iter();
                 read = inner.log.published.len();
-                published.filter(|(topic, _, _)| topic.ends_with("/commands/result")).map(|(_, p, _)| p.clone()).collect()
+                published
+                    .filter(|(topic, _, _)| topic.ends_with("/commands/result"))
+                    .map(|(_, p, _)| p.clone())
+                    .collect()
             };
             for payload in new {
                 let _ = give.send(payload).await;
@@ -130,8 +133,8 @@ pub async fn storms(seed: u64) -> Round {
     let broker = Broker::start().await;
     let wire = Wire::start(broker.address).await;
     rig.put_in_config(&rig.cloud_cable.address().to_string(), &wire.switch.address().to_string());
+    load::first_start(&mut rig).await;
     let mut load = Load::start(&rig, broker.address, results(&broker), Conduct::Obey, seed);
-    rig.daemon.run().await;
     let mut storms = STORMS;
     random.shuffle(&mut storms);
     for (kind, name) in storms {
@@ -148,7 +151,8 @@ pub async fn storms(seed: u64) -> Round {
     load.stop().await;
     // A broker that forgets its sessions loses what it had not handed over: that is its promise, not the daemon's.
     let handed: HashSet<String> = {
-        let id = |payload: &Bytes| Some(serde_json::from_slice::<Value>(payload).ok()?["command_id"].as_str()?.to_owned());
+        let id =
+            |payload: &Bytes| Some(serde_json::from_slice::<Value>(payload).ok()?["command_id"].as_str()?.to_owned());
         broker.lock().log.acknowledged.iter().filter_map(id).collect()
     };
     {

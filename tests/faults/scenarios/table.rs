@@ -60,8 +60,8 @@ pub async fn storms(seed: u64) -> Round {
     let host = if named { NAME } else { "127.0.0.1" };
     let port = gate.switch.address().port();
     rig.put_in_config(&format!("http://{}", rig.table_cable.address()), &format!("http://{host}:{port}"));
+    load::first_start(&mut rig).await;
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
-    rig.daemon.run().await;
 
     let mut storms: Vec<Storm> = Fault::ALL.into_iter().map(Storm::Http).collect();
     storms.extend([Storm::Refused, Storm::Kill, Storm::Kill]);
