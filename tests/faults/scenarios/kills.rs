@@ -80,6 +80,10 @@ pub async fn fail_points(seed: u64) -> Round {
     }
     start(&mut rig, &load).await;
     judge(&mut load, &rig, &mut round).await;
+    let missed = round.faults.get("kills").map_or(0, |(missed, _)| *missed);
+    if missed as usize > FailPoint::ALL.len() {
+        round.broken.push(format!("{missed} points were not passed: is the daemon built with `fail_points`?"));
+    }
     round
 }
 
