@@ -236,7 +236,8 @@ fn unfold(block: &Value, history: &mut Vec<Reading>, gaps: &mut Vec<Gap>) {
     let from = time("timestamp");
     if block["count"].as_u64() == Some(0) {
         let lost = block["lost"].as_u64().unwrap_or(0);
-        gaps.push(Gap { device, from, to: time("end").max(from), lost });
+        // Its key is only unique; what it covers stands beside it.
+        gaps.push(Gap { device, from: time("from"), to: time("end"), lost });
         return;
     }
     let offsets = block["offsets_ms"].as_array().cloned().unwrap_or_default();
