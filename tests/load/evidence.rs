@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reading {
     pub device: String,
-    /// Counts up from 0 for each device.
+    /// Counts up for each device; no two devices have one number.
     pub n: u64,
     /// Its time, epoch milliseconds.
     pub at: i64,

@@ -36,6 +36,8 @@ use floor::{Conduct, Machine, Sender};
 /// Devices of the load; the profiles' short timeouts keep a run with many interrupted commands short.
 const SENSORS: [&str; 5] = ["PRESS-001", "PRESS-002", "PRESS-003", "PRESS-004", "PRESS-005"];
 const VALVES: [&str; 3] = ["VALVE-001", "VALVE-002", "VALVE-003"];
+/// Numbers a sender has for itself.
+const NUMBERS: usize = 1_000_000;
 /// The type of the last valve: its `update_config` may be repeated.
 const PROFILES: &str = "[[profile]]\ndevice_type = \"valve_once\"\nbased_on = \"valve_actuator\"\n\
     [profile.commands.reboot]\ntimeout = \"4s\"\n[profile.commands.update_config]\ntimeout = \"4s\"\nidempotent = false\n\
@@ -135,9 +137,10 @@ impl Load {
         let sensors: Vec<String> = SENSORS.iter().map(|suffix| rig.id(suffix)).collect();
         let valves: Vec<String> = VALVES.iter().map(|suffix| rig.id(suffix)).collect();
         let mut sending = Vec::new();
-        for id in &sensors {
+        for (id, first) in sensors.iter().zip((0..).step_by(NUMBERS)) {
             let (id, stop, log) = (id.clone(), stop.clone(), log.clone());
-            sending.push(tokio::spawn(Sender { floor: rig.floor, id, stop, log, random: random.fork() }.run()));
+            let sender = Sender { floor: rig.floor, id, first, stop, log, random: random.fork() };
+            sending.push(tokio::spawn(sender.run()));
         }
         let agent = Agent {
             cloud,
@@ -151,8 +154,8 @@ impl Load {
         let mut others = Vec::new();
         for id in &valves {
             let (id, end, log) = (id.clone(), end.clone(), log.clone());
-            let (boots, rate) = (1, "5".to_owned());
-            let machine = Machine { floor: rig.floor, id, conduct, end, log, random: random.fork(), boots, rate };
+            let (boots, rate, late) = (1, "5".to_owned(), Vec::new());
+            let machine = Machine { floor: rig.floor, id, conduct, end, log, random: random.fork(), boots, rate, late };
             others.push(tokio::spawn(machine.run()));
         }
         let heard = log.clone();

@@ -52,6 +52,8 @@ const ROWS: &[(&str, &str, &str)] = &[
     ("stops", "SIGTERM under load, and death during the last commits and checkpoints", "G1–G5, G7"),
     ("table/", "DynamoDB: {}", "G1, G2, G5, back ≤ 60 s"),
     ("links/", "cloud broker: {}", "G1, G3, G4, G5, G13"),
+    ("floor/", "plant's broker: {}", "G1–G5, G13"),
+    ("everything", "DynamoDB, the wire to the broker and the daemon fail at once, again and again", "G1–G5, G7"),
     ("devices", "devices that never answer, answer late, twice, for another id, fail, or only say so", "G1, G3, G4"),
     ("floods/", "flood: {}", "G8, G10; nothing lost beside it"),
 ];

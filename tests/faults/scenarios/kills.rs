@@ -35,7 +35,7 @@ fn is_in_the_middle(point: FailPoint) -> bool {
 }
 
 /// Starts the daemon and notes how long it took.
-async fn start(rig: &mut Rig, load: &Load) {
+pub async fn start(rig: &mut Rig, load: &Load) {
     rig.daemon.run().await;
     load.log.lock().starts.push(rig.daemon.ready_after);
 }
@@ -85,6 +85,18 @@ pub async fn fail_points(seed: u64) -> Round {
         round.broken.push(format!("{missed} points were not passed: is the daemon built with `fail_points`?"));
     }
     round
+}
+
+/// Dies at points and passes chosen at random until the time is up; answers how often.
+pub async fn at_random_points(rig: &mut Rig, load: &Load, mut random: fastrand::Rng, until: std::time::Instant) -> u64 {
+    let points: Vec<FailPoint> = FailPoint::ALL.iter().copied().filter(|point| is_in_the_middle(*point)).collect();
+    let mut deaths = 0;
+    while std::time::Instant::now() < until {
+        let point = points[random.usize(..points.len())];
+        die_at(rig, load, point, random.u64(1..30)).await;
+        deaths += 1;
+    }
+    deaths
 }
 
 /// Plain `kill -9`, also with the links down, also twice in a moment.

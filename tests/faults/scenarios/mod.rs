@@ -1,6 +1,7 @@
 //! The scenarios. Each has a rig of its own, and one seed decides all its choices.
 
 mod devices;
+mod everything;
 mod floods;
 mod kills;
 mod links;
@@ -19,7 +20,9 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "stops", run: |seed| Box::pin(kills::stops(seed)) },
     Scenario { name: "kills", run: |seed| Box::pin(kills::random(seed)) },
     Scenario { name: "table", run: |seed| Box::pin(table::storms(seed)) },
-    Scenario { name: "links", run: |seed| Box::pin(links::storms(seed)) },
+    Scenario { name: "links", run: |seed| Box::pin(links::cloud(seed)) },
+    Scenario { name: "floor", run: |seed| Box::pin(links::floor(seed)) },
+    Scenario { name: "everything", run: |seed| Box::pin(everything::at_once(seed)) },
     Scenario { name: "devices", run: |seed| Box::pin(devices::odd(seed)) },
     Scenario { name: "floods", run: |seed| Box::pin(floods::both(seed)) },
 ];
@@ -29,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(75);
 
 /// Ends the load and judges it; what is broken goes into the round.
 async fn judge(load: &mut Load, rig: &Rig, round: &mut Round) -> Evidence {
+    // Nothing is left to do if it has been stopped before.
     load.stop().await;
     let (evidence, broken) = load.judge(PATIENCE).await;
     blame(rig, &broken, round);
@@ -39,7 +43,9 @@ async fn judge(load: &mut Load, rig: &Rig, round: &mut Round) -> Evidence {
 }
 
 fn blame(rig: &Rig, broken: &[Broken], round: &mut Round) {
-    round.broken.extend(broken.iter().map(Broken::to_string));
+    // What cannot come right says most.
+    let (missing, wrong): (Vec<_>, Vec<_>) = broken.iter().partition(|broken| broken.may_come_right());
+    round.broken.extend(wrong.into_iter().chain(missing).map(Broken::to_string));
     if !broken.is_empty() {
         let log = rig.daemon.log();
         let lines: Vec<_> = log.lines().collect();
