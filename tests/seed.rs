@@ -73,6 +73,34 @@ async fn the_seeds_lambda_reads_and_writes_beside_the_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_seeds_lambda_wrote_for_a_device_without_a_configuration_is_taken_back() {
+    let rig = Rig::start(Options { seed_tables: true, ..Options::default() }).await;
+    let device = rig.bare_device("PRESS-001", Behaviour::Fail).await;
+    device.report(json!({"pressure_psi": 120})).await;
+    rig.item("the device", device.id(), 10, |item| item["status"] == "online").await;
+    rig.item("the gateway", &rig.gateway, 30, |item| item["status"] == "online").await;
+    let cases = [
+        (device.id(), "recalibrate", json!({}), "calibration_date", "failed"),
+        (device.id(), "update_config", json!({"alert_threshold_psi": 145}), "alert_threshold_psi", "failed"),
+        (device.id(), "update_config", json!({"emergency-shutoff": true}), "emergency-shutoff", "rejected"),
+        (&rig.gateway, "update_config", json!({"rate": "1"}), "rate", "rejected"),
+    ];
+    for (id, command, parameters, key, status) in cases {
+        let arguments = json!({"device_id": id, "command": command, "parameters": parameters});
+        let sent = lambda(&rig, "send_command", arguments).await;
+        assert_eq!(sent["delivered"], true, "{sent}");
+        let early = rig.items.device(id).await.unwrap();
+        assert!(early["configuration"].get(key).is_some(), "{early}");
+        let outcome = publish(&rig, id, command, parameters).await;
+        assert_eq!(outcome["status"], status, "{outcome}");
+        let undone = |item: &Value| {
+            item["configuration"] == json!({}) && item["last_command"]["command_id"] == outcome["command_id"]
+        };
+        rig.item("an empty configuration", id, 5, undone).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_seeds_lambda_wrote_too_early_is_undone() {
     let rig = Rig::start(Options { seed_tables: true, ..Options::default() }).await;
     let device = rig.device("PRESS-001", Behaviour::Fail).await;

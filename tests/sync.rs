@@ -26,6 +26,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+#[path = "sync/outcomes.rs"]
+mod outcomes;
+
 const NOW: i64 = 1_795_341_600_000;
 type Item = HashMap<String, AttributeValue>;
 
@@ -285,7 +288,7 @@ async fn a_failed_command_of_the_lambda_is_told_and_undone() {
     bench.lambda("update_config", &[("alert_threshold_psi", "999")], "2026-11-22T09:59:59.987654+00:00").await;
     let parameters = json!({"alert_threshold_psi": "999"});
     let failed = execution("update_config", parameters, ExecutionStatus::Failed);
-    assert_eq!(bench.table.write_execution(&failed).await, Ok(ExecutionWritten::Done));
+    assert_eq!(bench.table.write_execution(&failed, None).await, Ok(ExecutionWritten::Done));
     bench.table.write_state(&state(2)).await.unwrap();
     let item = bench.device().await;
     assert_eq!(text(&item, &["configuration", "alert_threshold_psi"]), Some("150"));
@@ -300,7 +303,7 @@ async fn a_tool_that_writes_after_the_outcome_is_put_right_at_the_same_version()
     let bench = Bench::new("settle").await;
     let done = execution("reboot", json!({}), ExecutionStatus::Succeeded);
     bench.table.write_state(&state(3)).await.unwrap();
-    bench.table.write_execution(&done).await.unwrap();
+    bench.table.write_execution(&done, None).await.unwrap();
     bench.lambda("reboot", &[], "2026-11-22T10:00:00.100000+00:00").await;
     bench.table.settle(&done.record, Some(&view(3))).await.unwrap();
     let item = bench.device().await;
@@ -318,7 +321,7 @@ async fn another_commands_entry_is_left_alone() {
     for (parameters, when) in [("1", "2026-11-22T10:00:00.000000+00:00"), ("2", "2026-11-22T10:00:06.000000+00:00")] {
         bench.lambda("update_config", &[("rate", parameters)], when).await;
         let other = execution("update_config", json!({"rate": "2"}), ExecutionStatus::Succeeded);
-        bench.table.write_execution(&other).await.unwrap();
+        bench.table.write_execution(&other, None).await.unwrap();
         assert_eq!(text(&bench.device().await, &["last_command", "status"]), Some("delivered"), "{when}");
     }
 }
@@ -329,7 +332,7 @@ async fn an_execution_never_comes_back_from_its_end() {
     let bench = Bench::new("execution").await;
     let key = [("device_id", "PRESS-1"), ("command_id", "id-reboot")];
     let reboot = |status| execution("reboot", json!({"delay": 5, "note": null}), status);
-    let write = async |status| bench.table.write_execution(&reboot(status)).await.unwrap();
+    let write = async |status| bench.table.write_execution(&reboot(status), None).await.unwrap();
     assert_eq!(write(Created).await, ExecutionWritten::NoDeviceItem, "no device, no item");
     assert!(bench.item(&bench.config.devices_table, &[("device_id", "PRESS-1")]).await.is_none());
     bench.table.write_state(&state(1)).await.unwrap();

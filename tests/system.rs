@@ -175,6 +175,79 @@ async fn a_command_that_fails_is_undone_where_the_agent_reads() {
     assert_eq!(device.executed().len(), 1, "the refused one never reached the device");
 }
 
+/// Sends a command as the seed does, table first, and waits for its outcome there.
+async fn send_as_the_seed(rig: &Rig, device: &str, command: &str, parameters: &[(&str, &str)], status: &str) -> Value {
+    let issued = isoformat(0);
+    write_optimistically(rig, device, command, parameters, &issued).await;
+    let given: Value = parameters.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+    let mut operator = rig.operator().await;
+    let payload = Rig::command(command, given, &issued).to_string();
+    operator.publish(&format!("devices/{device}/commands"), payload, false).await;
+    let outcome = operator.outcome(device, 40).await;
+    assert_eq!(outcome["status"], status, "{outcome}");
+    let told = |item: &Value| item["last_command"]["command_id"] == outcome["command_id"];
+    rig.item("the outcome", device, 5, told).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_too_early_for_a_device_that_never_told_its_configuration_is_taken_back() {
+    let rig = Rig::start(Options::default()).await;
+    let device = rig.bare_device("PRESS-001", Behaviour::Fail).await;
+    device.report(json!({"pressure_psi": 120})).await;
+    rig.item("the device", device.id(), 10, |item| item["status"] == "online").await;
+    let empty = |item: &Value| item["configuration"] == json!({});
+    for (command, parameters, status) in [
+        ("recalibrate", &[][..], "failed"),
+        ("update_config", &[("alert_threshold_psi", "145")], "failed"),
+        ("update_config", &[("emergency_shutoff", "disabled"), ("alert_threshold_psi", "9")], "rejected"),
+    ] {
+        send_as_the_seed(&rig, device.id(), command, parameters, status).await;
+        rig.item("an empty configuration", device.id(), 5, empty).await;
+    }
+    // A valve that cannot be calibrated, and the gateway itself.
+    for device in [rig.id("VALVE-001"), rig.gateway.clone()] {
+        rig.item("its item", &device, 30, |item| item["configuration"].is_object()).await;
+        for (command, parameters) in [("recalibrate", &[][..]), ("update_config", &[("rate", "1")])] {
+            send_as_the_seed(&rig, &device, command, parameters, "rejected").await;
+            rig.item("an empty configuration", &device, 5, empty).await;
+        }
+    }
+    // A tool that writes after the outcome: the second look takes it back, also one that a restart makes.
+    let mut rig = rig;
+    for restarts in [false, true] {
+        let issued = isoformat(0);
+        let mut operator = rig.operator().await;
+        let payload = Rig::command("recalibrate", json!({}), &issued).to_string();
+        operator.publish(&format!("devices/{}/commands", device.id()), payload, false).await;
+        operator.outcome(device.id(), 10).await;
+        let told = |item: &Value| item["last_execution"]["status"] == "failed" && item["status"] == "online";
+        rig.item("the execution", device.id(), 5, told).await;
+        if restarts {
+            assert_eq!(rig.daemon.terminate().await.0, Some(0));
+        }
+        write_optimistically(&rig, device.id(), "recalibrate", &[], &issued).await;
+        if restarts {
+            rig.daemon.run().await;
+        }
+        let undone = |item: &Value| empty(item) && item["last_command"]["status"] == "failed";
+        rig.item("taken back", device.id(), 5, undone).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_device_without_a_configuration_did_is_kept_when_something_else_fails() {
+    let rig = Rig::start(Options::default()).await;
+    let device = rig.bare_device("PRESS-001", Behaviour::SayOnly).await;
+    device.report(json!({"pressure_psi": 120})).await;
+    rig.item("the device", device.id(), 10, |item| item["status"] == "online").await;
+    send_as_the_seed(&rig, device.id(), "update_config", &[("alert_threshold_psi", "145")], "succeeded").await;
+    let kept = |item: &Value| item["configuration"] == json!({"alert_threshold_psi": "145"});
+    rig.item("the threshold", device.id(), 5, kept).await;
+    send_as_the_seed(&rig, device.id(), "update_config", &[("emergency_shutoff", "disabled")], "rejected").await;
+    rig.item("the threshold alone", device.id(), 5, kept).await;
+    assert_eq!(device.executed().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_must_not_run_is_answered_and_never_reaches_the_device() {
     let rig = Rig::start(Options::default()).await;

@@ -28,13 +28,18 @@ pub(super) fn announce(connection: &Connection, lane: Lane, execution: i64, now:
     statement.execute(params![word(lane), execution, now.as_millis()]).map(drop).map_err(&cannot)
 }
 
-/// The oldest of a lane, each with the record as it stands now.
-pub(super) fn peek(connection: &Connection, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+/// The oldest of a lane after this number, each with the record as it stands now.
+pub(super) fn peek(
+    connection: &Connection,
+    lane: Lane,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<OutboxEntry>, StoreError> {
     let cannot = io("read the outbox");
     // The limit counts what can be read: unreadable ones do not hide the others.
-    let rest = "FROM outbox o JOIN execution e ON e.seq = o.execution WHERE o.lane = ?1 ORDER BY o.seq";
+    let rest = "FROM outbox o JOIN execution e ON e.seq = o.execution WHERE o.lane = ?1 AND o.seq > ?2 ORDER BY o.seq";
     let mut statement = connection.prepare_cached(&journal::select(", o.seq", rest)).map_err(&cannot)?;
-    let rows = statement.query_map(params![word(lane)], |row| {
+    let rows = statement.query_map(params![word(lane), after], |row| {
         let Some(execution) = journal::read_readable(row)? else { return Ok(None) };
         let seq = row.get(journal::RECORD_COLUMNS)?;
         Ok(Some(OutboxEntry { seq, record: execution.open.record, answer: execution.open.answer }))

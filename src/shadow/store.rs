@@ -221,7 +221,18 @@ impl Store {
 
     /// The oldest due announcements of a lane.
     pub async fn peek_outbox(&self, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, limit)).await
+        self.peek_outbox_after(lane, 0, limit).await
+    }
+
+    /// As [`Store::peek_outbox`], but only entries with a higher number than `after`. Numbers only grow, so this is what
+    /// came after an entry that was seen.
+    pub async fn peek_outbox_after(
+        &self,
+        lane: Lane,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, after, limit)).await
     }
 
     /// Announced. An entry that was renewed meanwhile has another number and stays.

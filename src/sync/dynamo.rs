@@ -8,7 +8,9 @@
 mod classify;
 pub(crate) mod date;
 mod expression;
+mod parts;
 mod schema;
+mod undo;
 pub(crate) mod updates;
 
 use std::collections::HashMap;
@@ -30,7 +32,9 @@ use floorgate_model::{DeviceId, ExecutionRecord, GatewayId, Timestamp};
 
 use super::credentials::{CredentialSource, CredentialsConfig};
 use super::item::{self, Item};
-use super::table::{BlocksWritten, CloudTable, ExecutionWritten, Owner, Scope, StateWritten, SyncError, TableError};
+use super::table::{
+    BlocksWritten, CloudTable, ExecutionWritten, Owner, Scope, Settled, StateWritten, SyncError, TableError,
+};
 use crate::clock::Clock;
 use crate::shadow::{DeviceView, HistoryBlock, OutboxEntry, StateSnapshot};
 use classify::Disposition;
@@ -184,29 +188,40 @@ impl CloudTable for DynamoTable {
         }
     }
 
-    async fn write_execution(&self, entry: &OutboxEntry) -> Result<ExecutionWritten, TableError> {
+    async fn write_execution(
+        &self,
+        entry: &OutboxEntry,
+        view: Option<&DeviceView>,
+    ) -> Result<ExecutionWritten, TableError> {
         let record = &entry.record;
+        // The entry first: by it the other one tells what is this command's.
+        let outcome = async {
+            let last_command = self.write_last_command(record).await;
+            // An item that goes on changing is left to the second look.
+            (last_command, self.undo(record, view).await.map(drop))
+        };
         // All are tried whatever becomes of the others: a missing table of commands does not hide an outcome.
-        let (command, last_command, last_execution) = tokio::join!(
+        let (command, (last_command, undone), last_execution) = tokio::join!(
             Box::pin(self.write_command(record)),
-            Box::pin(self.write_last_command(record)),
+            Box::pin(outcome),
             Box::pin(self.write_last_execution(record))
         );
-        last_command?;
-        let written = last_execution?;
-        command?;
-        Ok(written)
+        parts::of_execution(last_execution, [last_command, undone, command])
     }
 
-    async fn settle(&self, record: &ExecutionRecord, view: Option<&DeviceView>) -> Result<(), TableError> {
-        self.write_last_command(record).await?;
-        if let Some(view) = view {
-            let update = updates::repair(view, &self.config.gateway_id);
-            let key = item::device_key(&view.device_id);
-            // Refused: nothing to repair, or a newer version is on its way and does it.
-            self.update(&self.config.devices_table, key, update).await?;
-        }
-        Ok(())
+    async fn settle(&self, record: &ExecutionRecord, view: Option<&DeviceView>) -> Result<Settled, TableError> {
+        let last_command = self.write_last_command(record).await;
+        let repaired = match view {
+            Some(view) => {
+                let update = updates::repair(view, &self.config.gateway_id);
+                let key = item::device_key(&view.device_id);
+                // Refused: nothing to repair, or a newer version is on its way and does it.
+                self.update(&self.config.devices_table, key, update).await.map(drop)
+            }
+            None => Ok(()),
+        };
+        let undone = self.undo(record, view).await;
+        parts::of_settling(undone, [last_command, repaired])
     }
 
     async fn write_blocks(&self, blocks: &[HistoryBlock]) -> Result<BlocksWritten, TableError> {

@@ -285,6 +285,30 @@ impl Health {
         });
     }
 
+    /// A request of this lane failed for a reason of its own item or of a table that somebody has to repair, while others
+    /// go through; the lane tries it again at its own pace. Counted and told, it holds up nobody.
+    pub fn failed_alone(&self, lane: LaneName, error: &TableError) {
+        let now = self.clock.now();
+        let text = error.to_string();
+        if self.state.borrow().last_error.as_deref() != Some(&text) {
+            tracing::warn!(lane = ?lane, error = %text, "the table did not take one item; the others go on");
+        }
+        let throttled = matches!(error, TableError::Retry { cause: Cause::Throttled, .. });
+        self.state.send_modify(|state| {
+            state.up = false;
+            state.failures += 1;
+            state.throttled += u64::from(throttled);
+            state.last_error_at = Some(now);
+            state.last_error = Some(text);
+            state.lanes[lane as usize].failing = true;
+        });
+    }
+
+    /// The time by the gateway's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// The table will never take one item; the lane goes on without it.
     pub fn refused(&self, error: &TableError) {
         let now = self.clock.now();
@@ -325,7 +349,8 @@ impl Health {
     }
 }
 
-fn concerns_everything(error: &TableError) -> bool {
+/// Whether a failure is not its item's or its table's alone.
+pub(super) fn concerns_everything(error: &TableError) -> bool {
     match error {
         TableError::Retry { cause, .. } => matches!(cause, Cause::Network | Cause::Timeout),
         TableError::Misconfigured { scope, .. } => *scope == Scope::Everything,

@@ -2,6 +2,8 @@
 
 mod executions;
 mod history;
+mod pace;
+mod settling;
 mod states;
 
 use std::time::Duration;

@@ -6,11 +6,12 @@
 //!   the transition; blocks have fixed keys and bytes. Any write may be repeated, reordered or carried out late.
 //! * **Own attributes.** The seed's Lambda writes the same items at the same time; only the gateway's attributes are
 //!   touched (contract §4), and what a tool wrote optimistically is confirmed or put right with the outcome, once more
-//!   2 s after it, because the tool may write later than we.
+//!   2 s after it, because the tool may write later than we, and at every start for the outcomes of the last hour. Where
+//!   the device's configuration is unknown, the members a command claimed in it are removed unless it succeeded.
 //! * **Current first.** Execution records and urgent states go at once, other states every interval, history beside them;
 //!   after an outage history waits for the states.
-//! * **No neighbour waits.** A device whose item fails goes behind the others; an item the table will never take is put
-//!   aside.
+//! * **No neighbour waits.** A device whose item fails goes behind the others, each in its turn and at a pace of its
+//!   own; an item the table will never take is put aside. A missing table of commands hides no outcome.
 //! * **One owner of retry**, [`health::Health`]. Bounds: 8 requests in flight a lane, 25 items a batch, 4 batches.
 //!
 //! # What it does not do

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use floorgate_model::{DeviceId, GatewayId};
+use floorgate_model::{DeviceId, ExecutionRecord, GatewayId};
 
 use crate::shadow::store::{StoreError, Wakeups};
 use crate::shadow::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, Store};
@@ -13,8 +13,14 @@ pub trait SyncSource: Send + Sync + 'static {
     fn wakeups(&self) -> &Wakeups;
     fn devices(&self) -> impl Future<Output = Result<Vec<DeviceView>, StoreError>> + Send;
     fn device(&self, id: &DeviceId) -> impl Future<Output = Result<Option<DeviceView>, StoreError>> + Send;
-    /// [`Store::peek_outbox`] of [`Lane::Table`].
-    fn peek_executions(&self, limit: usize) -> impl Future<Output = Result<Vec<OutboxEntry>, StoreError>> + Send;
+    /// [`Store::peek_outbox_after`] of [`Lane::Table`].
+    fn peek_executions(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<OutboxEntry>, StoreError>> + Send;
+    /// [`Store::executions`] of all devices.
+    fn newest_executions(&self, limit: usize) -> impl Future<Output = Result<Vec<ExecutionRecord>, StoreError>> + Send;
     /// [`Store::confirm_outbox`] of [`Lane::Table`].
     fn confirm_executions(&self, seqs: Vec<i64>) -> impl Future<Output = Result<(), StoreError>> + Send;
     fn peek_states(
@@ -44,8 +50,11 @@ impl SyncSource for Store {
     async fn device(&self, id: &DeviceId) -> Result<Option<DeviceView>, StoreError> {
         Self::device(self, id).await
     }
-    async fn peek_executions(&self, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.peek_outbox(Lane::Table, limit).await
+    async fn peek_executions(&self, after: i64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.peek_outbox_after(Lane::Table, after, limit).await
+    }
+    async fn newest_executions(&self, limit: usize) -> Result<Vec<ExecutionRecord>, StoreError> {
+        self.executions(None, limit).await
     }
     async fn confirm_executions(&self, seqs: Vec<i64>) -> Result<(), StoreError> {
         self.confirm_outbox(Lane::Table, seqs).await

@@ -20,15 +20,23 @@ pub trait CloudTable: Send + Sync + 'static {
     /// [`TableError`]; after a time-out the write may have been carried out all the same.
     fn write_state(&self, snapshot: &StateSnapshot) -> impl Future<Output = Result<StateWritten, TableError>> + Send;
 
-    /// Writes an execution to `iot-commands` and to the command attributes of `iot-devices`.
+    /// Writes an execution to `iot-commands` and to the command attributes of `iot-devices`, and takes back what a tool
+    /// wrote there for one that did not succeed, if the device (`view`) never told its configuration; if it did, its
+    /// state puts that right.
     ///
     /// # Errors
-    /// [`TableError`]; some of the writes may have been carried out.
-    fn write_execution(&self, entry: &OutboxEntry)
-    -> impl Future<Output = Result<ExecutionWritten, TableError>> + Send;
+    /// [`TableError`]; some of the writes may have been carried out. What passes or can be repaired is told before
+    /// [`ExecutionWritten::NoDeviceItem`], and both before [`TableError::Permanent`]: only when nothing but what will
+    /// never be taken is left may the record be given up.
+    fn write_execution(
+        &self,
+        entry: &OutboxEntry,
+        view: Option<&DeviceView>,
+    ) -> impl Future<Output = Result<ExecutionWritten, TableError>> + Send;
 
-    /// Puts right what a tool wrote optimistically *after* we had announced the outcome: its `last_command`, and the
-    /// device's real status and configuration at the version the table has.
+    /// Puts right what a tool wrote optimistically *after* we had announced the outcome: its `last_command`, the
+    /// device's real status and configuration at the version the table has, and what [`CloudTable::write_execution`]
+    /// takes back.
     ///
     /// # Errors
     /// [`TableError`].
@@ -36,7 +44,7 @@ pub trait CloudTable: Send + Sync + 'static {
         &self,
         record: &ExecutionRecord,
         view: Option<&DeviceView>,
-    ) -> impl Future<Output = Result<(), TableError>> + Send;
+    ) -> impl Future<Output = Result<Settled, TableError>> + Send;
 
     /// Writes at most [`BATCH_ITEMS_MAX`] closed blocks to `iot-telemetry-history`.
     ///
@@ -75,6 +83,15 @@ pub enum ExecutionWritten {
     Done,
     /// The device has no item in `iot-devices` yet; its first state has to go first.
     NoDeviceItem,
+}
+
+/// What became of a second look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The table shows what is so, as far as this command goes.
+    Done,
+    /// The item changed meanwhile, or is newer than the view: look again, with a fresh view.
+    Again,
 }
 
 /// What became of a batch; both lists hold positions in it.

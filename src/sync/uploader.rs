@@ -59,9 +59,9 @@ impl<S: SyncSource, T: CloudTable> Uploader<S, T> {
     /// # Errors
     /// The store's.
     pub async fn sync_once(&mut self) -> Result<bool, StoreError> {
-        let executions = self.executions.step().await?;
+        let executions = self.executions.step(true).await?;
         self.states.recheck().await?;
-        let states = self.states.step(false).await?;
+        let states = self.states.step(false, true).await?;
         let history = self.history.step().await?;
         Ok([executions, states, history].contains(&Step::More))
     }

@@ -126,7 +126,7 @@ struct Message {
 impl Message {
     /// `None` when the connection ended before another one.
     async fn read(stream: &mut TcpStream) -> io::Result<Option<Self>> {
-        let (mut bytes, mut chunk) = (Vec::new(), [0; 16_384]);
+        let (mut bytes, mut chunk) = (Vec::new(), vec![0; 16_384]);
         let end = loop {
             if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
                 break at + 4;

@@ -43,6 +43,16 @@ fn configuration() -> Map<String, Value> {
 
 impl Device {
     pub async fn connect(floor: SocketAddr, id: &str, behaviour: Behaviour) -> Self {
+        Self::announced(floor, id, behaviour, json!({"configuration": configuration()})).await
+    }
+
+    /// A device that never tells its configuration; it must not [`Behaviour::Obey`], which would.
+    pub async fn connect_bare(floor: SocketAddr, id: &str, behaviour: Behaviour) -> Self {
+        assert_ne!(behaviour, Behaviour::Obey);
+        Self::announced(floor, id, behaviour, json!({})).await
+    }
+
+    async fn announced(floor: SocketAddr, id: &str, behaviour: Behaviour, told: Value) -> Self {
         let topic = |leaf: &str| format!("devices/{id}/{leaf}");
         let will = LastWill::new(topic("state"), r#"{"online":false}"#, QoS::AtLeastOnce, true);
         let sender = Client::connect_with(floor, id, Some(will)).await.expect("the floor takes the device");
@@ -52,7 +62,9 @@ impl Device {
             json!({"online": true, "firmware_version": "2.4.1", "configuration": configuration, "boot_count": boot})
                 .to_string()
         };
-        orders.publish(&topic("state"), state(1, &configuration()), true).await;
+        let mut announcement = json!({"online": true, "firmware_version": "2.4.1", "boot_count": 1});
+        announcement.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
+        orders.publish(&topic("state"), announcement.to_string(), true).await;
         let executed = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&executed);
         let (give, take) = tokio::sync::oneshot::channel();

@@ -162,6 +162,11 @@ impl Rig {
         Device::connect(self.floor, &self.id(suffix), behaviour).await
     }
 
+    /// One that never tells its configuration.
+    pub async fn bare_device(&self, suffix: &str, behaviour: Behaviour) -> Device {
+        Device::connect_bare(self.floor, &self.id(suffix), behaviour).await
+    }
+
     /// A client of the cloud's broker, listening for results.
     pub async fn operator(&self) -> Client {
         let mut client = Client::connect(self.cloud, &format!("{}-operator-{}", self.prefix, fastrand::u16(..))).await;

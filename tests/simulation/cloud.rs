@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use floorgate::shadow::{DeviceView, HistoryBlock, OutboxEntry, StateSnapshot};
-use floorgate::sync::table::{BlocksWritten, Cause, ExecutionWritten, Owner, StateWritten};
+use floorgate::sync::table::{BlocksWritten, Cause, ExecutionWritten, Owner, Settled, StateWritten};
 use floorgate::sync::{CloudTable, TableError};
 use floorgate_model::{CommandId, DeviceId, ExecutionRecord, Timestamp};
 
@@ -98,7 +98,11 @@ impl CloudTable for Cloud {
         })
     }
 
-    async fn write_execution(&self, entry: &OutboxEntry) -> Result<ExecutionWritten, TableError> {
+    async fn write_execution(
+        &self,
+        entry: &OutboxEntry,
+        _: Option<&DeviceView>,
+    ) -> Result<ExecutionWritten, TableError> {
         self.answer(|tables| {
             if !tables.items.contains_key(&entry.record.device_id) {
                 return ExecutionWritten::NoDeviceItem;
@@ -112,8 +116,8 @@ impl CloudTable for Cloud {
         })
     }
 
-    async fn settle(&self, _: &ExecutionRecord, _: Option<&DeviceView>) -> Result<(), TableError> {
-        self.answer(|_| ())
+    async fn settle(&self, _: &ExecutionRecord, _: Option<&DeviceView>) -> Result<Settled, TableError> {
+        self.answer(|_| Settled::Done)
     }
 
     async fn write_blocks(&self, blocks: &[HistoryBlock]) -> Result<BlocksWritten, TableError> {

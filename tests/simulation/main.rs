@@ -41,7 +41,7 @@ struct Ran {
 
 fn simulate(seed: u64) -> Ran {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let ran = runtime.block_on(async {
+    runtime.block_on(async {
         // Paused time runs ahead by itself while everyone waits for the store's thread, unless something blocks.
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let _holds_time = tokio::task::spawn_blocking(move || ended.recv().is_err());
@@ -49,8 +49,7 @@ fn simulate(seed: u64) -> Ran {
         let broken = world.live().await;
         drop(end);
         Ran { seed, broken, crashes: world.crashes, simulated: world.simulated, figures: world.figures() }
-    });
-    ran
+    })
 }
 
 #[test]

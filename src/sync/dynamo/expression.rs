@@ -57,6 +57,15 @@ impl Update {
         self.remove.push(name);
     }
 
+    /// Removes a member of a map that exists, whatever the member's name holds.
+    pub(super) fn remove_member(&mut self, map: &str, placeholder: &str, member: &str) -> String {
+        let outer = self.name(map);
+        self.names.insert(format!("#{placeholder}"), member.to_owned());
+        let path = format!("{outer}.#{placeholder}");
+        self.remove.push(path.clone());
+        path
+    }
+
     /// Under which condition.
     pub(super) fn only_if(&mut self, condition: String) {
         self.condition = condition;
@@ -69,11 +78,9 @@ impl Update {
 
     /// Update expression, condition, names, values.
     pub(super) fn parts(self) -> (String, String, HashMap<String, String>, Item) {
-        let mut expression = format!("SET {}", self.set.join(", "));
-        if !self.remove.is_empty() {
-            expression.push_str(" REMOVE ");
-            expression.push_str(&self.remove.join(", "));
-        }
-        (expression, self.condition, self.names, self.values)
+        let clauses = [("SET", self.set), ("REMOVE", self.remove)];
+        let clauses = clauses.into_iter().filter(|(_, paths)| !paths.is_empty());
+        let expression: Vec<_> = clauses.map(|(clause, paths)| format!("{clause} {}", paths.join(", "))).collect();
+        (expression.join(" "), self.condition, self.names, self.values)
     }
 }

@@ -160,11 +160,16 @@ pub(super) fn last_command(record: &ExecutionRecord) -> Update {
         [map, "command", "parameters", devices::LAST_COMMAND_AT].map(|attribute| update.name(attribute));
     let name = update.value("command", text(&record.command));
     let parameters = update.value("parameters", item::parameters(&record.parameters));
-    // As text: the Lambda's `…00.123456+00:00` sorts beside our `…00.123Z` to within a second.
-    let low = update.value("low", text(record.issued_at.saturating_sub(SAME_COMMAND_WITHIN)));
-    let high = update.value("high", text(record.issued_at.saturating_add(SAME_COMMAND_WITHIN)));
-    let same_content = format!("{path}.{given} = {parameters} AND {at} BETWEEN {low} AND {high}");
-    let by_content = format!("attribute_not_exists({path}.#command_id) AND {same_content}");
+    let (low, high) = entry_window(record);
+    let (low, high) = (update.value("low", text(low)), update.value("high", text(high)));
+    let (same, same_end) = entry_moment(record);
+    let (same, same_end) = (update.value("same", text(same)), update.value("same_end", text(same_end)));
+    // Two equal commands within the window: the time alone may have given the entry to the other one; its own time
+    // takes it back.
+    let by_time = format!(
+        "{at} BETWEEN {same} AND {same_end} OR (attribute_not_exists({path}.#command_id) AND {at} BETWEEN {low} AND {high})"
+    );
+    let by_content = format!("{path}.{given} = {parameters} AND ({by_time})");
     let mut condition = format!("{path}.{command} = {name} AND ({path}.#command_id = :command_id OR ({by_content}))");
     if !record.status.is_terminal() {
         // A late `in_progress` must not cover the outcome.
@@ -174,6 +179,35 @@ pub(super) fn last_command(record: &ExecutionRecord) -> Update {
     }
     update.only_if(condition);
     update
+}
+
+/// When the tools' entry of a command may have been written. As text: the Lambda's `…00.123456+00:00` sorts beside our
+/// `…00.123Z` to within a second.
+pub(super) fn entry_window(record: &ExecutionRecord) -> (String, String) {
+    let (low, high) =
+        (record.issued_at.saturating_sub(SAME_COMMAND_WITHIN), record.issued_at.saturating_add(SAME_COMMAND_WITHIN));
+    (low.to_string(), high.to_string())
+}
+
+/// The command's own millisecond: a tool that publishes the time it wrote names one command by it.
+fn entry_moment(record: &ExecutionRecord) -> (String, String) {
+    let moment: String = record.issued_at.to_string().chars().take_while(|c| *c != 'Z').collect();
+    // Above every digit and zone that may follow.
+    let end = format!("{moment}~");
+    (moment, end)
+}
+
+/// Whether `last_command` is this command's: what the condition of [`last_command`] says, of an item that was read.
+pub(super) fn is_entry_of(stored: &Item, entry: &Item, record: &ExecutionRecord) -> bool {
+    let id = text_of(entry, "command_id");
+    if text_of(entry, "command") != Some(record.command.as_str()) {
+        return false;
+    }
+    let same_content = || entry.get("parameters") == Some(&item::parameters(&record.parameters));
+    let at = text_of(stored, devices::LAST_COMMAND_AT);
+    let within = |(low, high): (String, String)| at.is_some_and(|at| low.as_str() <= at && at <= high.as_str());
+    let same_time = || within(entry_moment(record)) || (id.is_none() && within(entry_window(record)));
+    id == Some(record.command_id.as_str()) || (same_content() && same_time())
 }
 
 /// Placeholders of the statuses that may come before `status`.
@@ -188,4 +222,4 @@ fn in_list(update: &mut Update, statuses: impl Iterator<Item = ExecutionStatus>)
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

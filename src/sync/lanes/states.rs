@@ -1,4 +1,7 @@
 //! Device states to `iot-devices`: urgent ones at once, the others together every interval.
+//!
+//! A device whose item failed goes behind the others, and among its like behind those that failed longer ago, so that
+//! each gets its turn. Once it has failed by itself it is tried again at a pace of its own, which holds up nobody.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,25 +11,31 @@ use floorgate_model::DeviceId;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use super::{Context, Step, StoreTrouble};
 use crate::shadow::store::StoreError;
 use crate::shadow::{DeviceView, StateSnapshot};
 use crate::sync::dynamo::updates::other_is_silent;
-use crate::sync::health::LaneName;
+use crate::sync::health::{LaneName, concerns_everything};
 use crate::sync::source::SyncSource;
-use crate::sync::table::{CloudTable, Owner, StateWritten, TableError};
+use crate::sync::table::{Cause, CloudTable, Owner, StateWritten, TableError};
 
 const LANE: LaneName = LaneName::States;
 /// States taken at one look, urgent ones first: an urgent one waits for at most this many others.
 const PEEK: usize = 64;
+/// Devices whose failed tries are remembered; further ones are tried as if they had not failed. A configuration has no
+/// more devices than this.
+const SUSPECTS_MAX: usize = 10_000;
 /// How often it is looked whether a device that another gateway took is free again.
 pub(super) const RECHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// The lane's memory. All of it may be lost.
 pub(in crate::sync) struct States<S, T> {
     context: Arc<Context<S, T>>,
-    /// Failed last time: go behind the others.
-    suspects: HashSet<DeviceId>,
+    /// Failed at their last try, and in which turn: go behind the others, the latest last.
+    suspects: HashMap<DeviceId, u64>,
+    turn: u64,
+    pace: Pace,
     /// Versions the table will never take; the device's next version is tried again.
     refused: HashMap<DeviceId, u64>,
     /// Versions adopted in the last look; the same one again brings nothing.
@@ -38,8 +47,9 @@ pub(in crate::sync) struct States<S, T> {
 impl<S: SyncSource, T: CloudTable> States<S, T> {
     pub(in crate::sync) fn new(context: Arc<Context<S, T>>) -> Self {
         let now = Instant::now();
-        let (suspects, refused, adopted) = (HashSet::new(), HashMap::new(), HashMap::new());
-        Self { context, suspects, refused, adopted, next_full: now, next_recheck: now }
+        let (suspects, refused, adopted) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (turn, pace) = (0, Pace::new());
+        Self { context, suspects, turn, pace, refused, adopted, next_full: now, next_recheck: now }
     }
 
     /// Writes what is due, then waits for more. Ends when the store is closed.
@@ -54,7 +64,8 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             match step {
                 Ok(Step::More) => {}
                 Ok(Step::Idle) => {
-                    let wake = self.next_full.min(super::idle_poll());
+                    let again = self.pace.due().filter(|_| !self.suspects.is_empty());
+                    let wake = self.next_full.min(again.unwrap_or(self.next_full)).min(super::idle_poll());
                     tokio::select! {
                         () = self.context.source.wakeups().states.notified() => {}
                         () = self.context.health.recovered() => self.next_full = Instant::now(),
@@ -75,25 +86,32 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             self.recheck().await?;
         }
         let full = now >= self.next_full;
-        let step = self.step(!full).await?;
+        let step = self.step(!full, self.pace.is_due()).await?;
         if full && matches!(step, Step::Idle) {
             self.next_full = now + self.context.settings.state_interval;
         }
         Ok(step)
     }
 
-    /// One look at the states and what can be written of them.
-    pub(in crate::sync) async fn step(&mut self, urgent_only: bool) -> Result<Step, StoreError> {
+    /// One look at the states and what can be written of them; `again` also tries those that failed.
+    pub(in crate::sync) async fn step(&mut self, urgent_only: bool, again: bool) -> Result<Step, StoreError> {
         let context = Arc::clone(&self.context);
-        let limit = PEEK + self.refused.len();
+        let limit = PEEK + self.refused.len() + self.suspects.len();
         let mut snapshots = context.source.peek_states(urgent_only, limit).await?;
         if !urgent_only {
             context.health.waiting(LANE, snapshots.len());
         }
         let many = snapshots.len() >= limit;
         snapshots.retain(|snapshot| self.refused.get(&snapshot.view.device_id) != Some(&snapshot.view.version));
-        snapshots.sort_by_key(|snapshot| self.suspects.contains(&snapshot.view.device_id));
-        self.suspects.clear();
+        if !urgent_only && !many {
+            // Not there any more: written meanwhile, detached, or another gateway's.
+            let waiting: HashSet<_> = snapshots.iter().map(|snapshot| &snapshot.view.device_id).collect();
+            self.suspects.retain(|device, _| waiting.contains(device));
+        }
+        let all = snapshots.len();
+        let snapshots = self.in_turn(snapshots, again);
+        let left = again && snapshots.len() < all;
+        self.turn += 1;
         let adopted_before = std::mem::take(&mut self.adopted);
 
         let window = context.health.window(LANE);
@@ -112,7 +130,7 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             context.health.widen(LANE);
         }
         let adopted = self.adopted.iter().any(|(device, version)| adopted_before.get(device) != Some(version));
-        if failed || many || adopted {
+        if failed || many || adopted || left {
             return Ok(Step::More);
         }
         if !urgent_only {
@@ -120,6 +138,18 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             context.health.states_current();
         }
         Ok(Step::Idle)
+    }
+
+    /// Those that did not fail, then those that did, the longest ago first: one, as a probe, while they fail.
+    fn in_turn(&self, snapshots: Vec<StateSnapshot>, again: bool) -> Vec<StateSnapshot> {
+        let is_suspect = |snapshot: &StateSnapshot| self.suspects.contains_key(&snapshot.view.device_id);
+        let (mut failed, mut states): (Vec<_>, Vec<_>) = snapshots.into_iter().partition(is_suspect);
+        if again {
+            failed.sort_by_key(|snapshot| self.suspects.get(&snapshot.view.device_id).copied());
+            failed.truncate(if self.pace.is_failing() { 1 } else { usize::MAX });
+            states.append(&mut failed);
+        }
+        states
     }
 
     /// Whether it failed and has to be repeated.
@@ -134,6 +164,9 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             Ok(written) => {
                 context.health.succeeded(LANE, usize::from(written == StateWritten::Current));
                 self.refused.remove(device);
+                if self.suspects.remove(device).is_some() {
+                    self.pace.over();
+                }
                 fail_point!(BeforeStateConfirm);
                 match written {
                     StateWritten::Current => context.source.confirm_state(device, view.version).await?,
@@ -152,12 +185,23 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             Err(error @ TableError::Permanent { .. }) => {
                 tracing::error!(%device, version = view.version, %error, "state given up until it changes");
                 context.health.refused(&error);
+                self.suspects.remove(device);
                 self.refused.insert(device.clone(), view.version);
                 Ok(false)
             }
             Err(error) => {
-                context.health.failed(LANE, &error);
-                self.suspects.insert(device.clone());
+                let known = self.suspects.contains_key(device);
+                let throttled = matches!(error, TableError::Retry { cause: Cause::Throttled, .. });
+                if known && !throttled && !concerns_everything(&error) {
+                    context.health.failed_alone(LANE, &error);
+                    self.pace.failed(&error);
+                } else {
+                    // A first failure may be the whole table's.
+                    context.health.failed(LANE, &error);
+                }
+                if known || self.suspects.len() < SUSPECTS_MAX {
+                    self.suspects.insert(device.clone(), self.turn);
+                }
                 Ok(true)
             }
         }

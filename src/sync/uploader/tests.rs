@@ -2,6 +2,7 @@
 //! before or after it has carried a write out.
 
 mod doubles;
+mod second_tries;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -152,13 +153,13 @@ async fn a_device_whose_item_fails_holds_up_no_other() {
     for number in 0..50 {
         store.put(view(&format!("D{number:02}"), 1));
     }
-    table.data().sick = Some(device("D00"));
+    table.data().sick.insert(device("D00"));
     let mut uploader = uploader(&store, &table);
     for _ in 0..60 {
         uploader.sync_once().await.unwrap();
     }
     assert_eq!(table.data().items.len(), 49);
-    table.data().sick = None;
+    table.data().sick.clear();
     while uploader.sync_once().await.unwrap() {}
     assert_eq!(table.data().items.len(), 50);
 }

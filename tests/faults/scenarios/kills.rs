@@ -81,7 +81,7 @@ pub async fn fail_points(seed: u64) -> Round {
     start(&mut rig, &load).await;
     judge(&mut load, &rig, &mut round).await;
     let missed = round.faults.get("kills").map_or(0, |(missed, _)| *missed);
-    if missed as usize > FailPoint::ALL.len() {
+    if missed > FailPoint::ALL.len() as u64 {
         round.broken.push(format!("{missed} points were not passed: is the daemon built with `fail_points`?"));
     }
     round

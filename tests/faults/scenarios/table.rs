@@ -51,6 +51,59 @@ fn write_hosts(folder: &Path, known: bool) {
     std::fs::write(folder.join("hosts"), format!("127.0.0.1 localhost\n{name}")).unwrap();
 }
 
+/// One storm, and what it counts as beside the requests it hit.
+async fn blow(
+    storm: Storm,
+    gate: &Gate,
+    rig: &mut Rig,
+    load: &Load,
+    random: &mut fastrand::Rng,
+) -> Option<&'static str> {
+    let lasts = Duration::from_millis(random.u64(800..2_500));
+    match storm {
+        Storm::Http(fault) => {
+            gate.storm(fault, random.choice([40, 100]).unwrap_or(100));
+            // A partial batch needs a batch, and blocks close now and then.
+            let (begun, hit) = (Instant::now(), || gate.injected().contains_key(&fault));
+            while begun.elapsed() < lasts || (!hit() && begun.elapsed() < Duration::from_secs(12)) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            None
+        }
+        Storm::Refused => {
+            gate.switch.cut().await;
+            tokio::time::sleep(lasts).await;
+            gate.switch.restore().await.unwrap();
+            Some("table/refused")
+        }
+        Storm::NoName => {
+            write_hosts(rig.folder.path(), false);
+            // What is connected needs no name: cut it.
+            gate.switch.cut().await;
+            gate.switch.restore().await.unwrap();
+            tokio::time::sleep(lasts.max(Duration::from_secs(2))).await;
+            write_hosts(rig.folder.path(), true);
+            Some("table/name-not-resolved")
+        }
+        Storm::Kill => {
+            rig.daemon.kill().await;
+            rig.daemon.run().await;
+            load.log.lock().starts.push(rig.daemon.ready_after);
+            Some("kills")
+        }
+    }
+}
+
+/// Some storms pass into the next one, some into calm weather; how long it takes then until a request is answered.
+async fn calm(gate: &Gate, load: &Load) {
+    gate.calm();
+    let calm = Instant::now();
+    while gate.answered().is_none_or(|at| at < calm) && calm.elapsed() < RETURN_MAX {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    load.log.lock().returns.push(calm.elapsed());
+}
+
 pub async fn storms(seed: u64) -> Round {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut round = Round::default();
@@ -72,49 +125,11 @@ pub async fn storms(seed: u64) -> Round {
     }
     random.shuffle(&mut storms);
     for storm in storms {
-        let lasts = Duration::from_millis(random.u64(800..2_500));
-        match storm {
-            Storm::Http(fault) => {
-                gate.storm(fault, random.choice([40, 100]).unwrap_or(100));
-                // A partial batch needs a batch, and blocks close now and then.
-                let begun = Instant::now();
-                while begun.elapsed() < lasts
-                    || (!gate.injected().contains_key(&fault) && begun.elapsed() < Duration::from_secs(12))
-                {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-            Storm::Refused => {
-                gate.switch.cut().await;
-                tokio::time::sleep(lasts).await;
-                gate.switch.restore().await.unwrap();
-                round.count("table/refused", 1);
-            }
-            Storm::NoName => {
-                write_hosts(rig.folder.path(), false);
-                // What is connected needs no name: cut it.
-                gate.switch.cut().await;
-                gate.switch.restore().await.unwrap();
-                tokio::time::sleep(lasts.max(Duration::from_secs(2))).await;
-                write_hosts(rig.folder.path(), true);
-                round.count("table/name-not-resolved", 1);
-            }
-            Storm::Kill => {
-                rig.daemon.kill().await;
-                rig.daemon.run().await;
-                load.log.lock().starts.push(rig.daemon.ready_after);
-                round.count("kills", 1);
-                continue;
-            }
+        if let Some(fault) = blow(storm, &gate, &mut rig, &load, &mut random).await {
+            round.count(fault, 1);
         }
-        // Some storms pass into the next one, some into calm weather.
         if random.bool() {
-            gate.calm();
-            let calm = Instant::now();
-            while gate.answered().is_none_or(|at| at < calm) && calm.elapsed() < RETURN_MAX {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            load.log.lock().returns.push(calm.elapsed());
+            calm(&gate, &load).await;
         }
     }
     gate.calm();

@@ -6,11 +6,11 @@ use floorgate_model::{AdminState, CommandId, DeviceId, DeviceStatus, Readings, T
 
 use super::*;
 
-fn me() -> GatewayId {
+pub(in super::super) fn me() -> GatewayId {
     GatewayId::new("GW-1").unwrap()
 }
 
-fn view() -> DeviceView {
+pub(in super::super) fn view() -> DeviceView {
     let at = Timestamp::from_millis(1_795_341_600_000);
     DeviceView {
         device_id: DeviceId::new("PRESS-1").unwrap(),
@@ -38,7 +38,7 @@ fn view() -> DeviceView {
     }
 }
 
-fn record(status: ExecutionStatus) -> ExecutionRecord {
+pub(in super::super) fn record(status: ExecutionStatus) -> ExecutionRecord {
     let at = Timestamp::from_millis(1_795_341_600_000);
     ExecutionRecord {
         command_id: CommandId::new("c1").unwrap(),
@@ -87,9 +87,11 @@ fn the_tools_entry_is_matched_by_id_or_by_content_and_time() {
     assert_eq!(
         condition,
         "#last_command.#command = :command AND (#last_command.#command_id = :command_id OR \
-         (attribute_not_exists(#last_command.#command_id) AND #last_command.#parameters = :parameters AND \
-         #last_command_at BETWEEN :low AND :high))"
+         (#last_command.#parameters = :parameters AND (#last_command_at BETWEEN :same AND :same_end OR \
+         (attribute_not_exists(#last_command.#command_id) AND #last_command_at BETWEEN :low AND :high))))"
     );
+    assert_eq!(values[":same"], text("2026-11-22T10:00:00.000"));
+    assert_eq!(values[":same_end"], text("2026-11-22T10:00:00.000~"));
     assert_eq!(values[":low"], text("2026-11-22T09:59:55.000Z"));
     assert_eq!(values[":high"], text("2026-11-22T10:00:05.000Z"));
 }

@@ -1,21 +1,24 @@
 //! The store and the table in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use floorgate_model::{DeviceId, DeviceStatus, ExecutionRecord, GatewayId, Timestamp};
+use floorgate_model::{CommandId, DeviceId, DeviceStatus, ExecutionRecord, GatewayId, Timestamp};
 
 use super::{device, me};
 use crate::shadow::store::{StoreError, Wakeups};
 use crate::shadow::{DeviceView, HistoryBlock, OutboxEntry, StateSnapshot};
 use crate::sync::source::SyncSource;
-use crate::sync::table::{BlocksWritten, Cause, CloudTable, ExecutionWritten, Owner, StateWritten, TableError};
+use crate::sync::table::{
+    BlocksWritten, Cause, CloudTable, ExecutionWritten, Owner, Scope, Settled, StateWritten, TableError,
+};
 
 #[derive(Default)]
 pub(super) struct StoreData {
     pub(super) views: BTreeMap<DeviceId, DeviceView>,
     pub(super) synced: BTreeMap<DeviceId, u64>,
     pub(super) outbox: Vec<OutboxEntry>,
+    pub(super) journal: Vec<ExecutionRecord>,
     pub(super) blocks: Vec<HistoryBlock>,
     pub(super) parked: Vec<i64>,
     /// Calls of the store that fail before it answers again.
@@ -42,6 +45,10 @@ impl MemoryStore {
         }
         Ok(())
     }
+    pub(super) fn wake(&self) {
+        self.1.tables.notify_one();
+        self.1.states.notify_one();
+    }
     pub(super) fn put(&self, view: DeviceView) {
         self.data().views.insert(view.device_id.clone(), view);
     }
@@ -65,9 +72,13 @@ impl SyncSource for MemoryStore {
         self.works()?;
         Ok(self.data().views.get(id).cloned())
     }
-    async fn peek_executions(&self, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+    async fn peek_executions(&self, after: i64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
         self.works()?;
-        Ok(self.data().outbox.iter().take(limit).cloned().collect())
+        Ok(self.data().outbox.iter().filter(|entry| entry.seq > after).take(limit).cloned().collect())
+    }
+    async fn newest_executions(&self, limit: usize) -> Result<Vec<ExecutionRecord>, StoreError> {
+        self.works()?;
+        Ok(self.data().journal.iter().rev().take(limit).cloned().collect())
     }
     async fn confirm_executions(&self, seqs: Vec<i64>) -> Result<(), StoreError> {
         self.works()?;
@@ -135,9 +146,20 @@ pub(super) struct TableData {
     pub(super) versions: Vec<(DeviceId, u64)>,
     pub(super) executions: Vec<ExecutionRecord>,
     pub(super) settled: usize,
+    pub(super) looked_at: Vec<CommandId>,
+    pub(super) settle_again: usize,
+    /// The table of commands is missing: the devices' part of a record is written, the record stays.
+    pub(super) no_commands_table: bool,
+    /// Commands whose outcome the device's item shows.
+    pub(super) outcomes: BTreeSet<CommandId>,
+    /// Numbers of the records that were tried, in order.
+    pub(super) tries: Vec<i64>,
     pub(super) blocks: BTreeMap<i64, HistoryBlock>,
     pub(super) faults: VecDeque<Option<Fault>>,
-    pub(super) sick: Option<DeviceId>,
+    /// Devices whose items fail.
+    pub(super) sick: BTreeSet<DeviceId>,
+    /// Devices whose state was tried, in order.
+    pub(super) state_tries: Vec<DeviceId>,
     pub(super) poison: Option<i64>,
     pub(super) unprocessed: usize,
     pub(super) requests: usize,
@@ -149,6 +171,10 @@ pub(super) struct MemoryTable(Arc<Mutex<TableData>>);
 impl MemoryTable {
     pub(super) fn data(&self) -> MutexGuard<'_, TableData> {
         self.0.lock().unwrap()
+    }
+    /// Looks at several things at once.
+    pub(super) fn with<R>(&self, look: impl FnOnce(&TableData) -> R) -> R {
+        look(&self.data())
     }
     pub(super) fn fails(&self, faults: impl IntoIterator<Item = Fault>) {
         self.data().faults.extend(faults.into_iter().map(Some));
@@ -172,10 +198,18 @@ pub(super) fn retry(cause: Cause) -> TableError {
     TableError::Retry { cause, text: "scripted".into() }
 }
 
+pub(super) fn missing() -> TableError {
+    TableError::Misconfigured { scope: Scope::Table, text: "no such table".into() }
+}
+
 impl CloudTable for MemoryTable {
     async fn write_state(&self, snapshot: &StateSnapshot) -> Result<StateWritten, TableError> {
-        if self.data().sick.as_ref() == Some(&snapshot.view.device_id) {
-            return Err(retry(Cause::Server));
+        {
+            let mut data = self.data();
+            data.state_tries.push(snapshot.view.device_id.clone());
+            if data.sick.contains(&snapshot.view.device_id) {
+                return Err(retry(Cause::Server));
+            }
         }
         self.answer(|data| {
             let view = &snapshot.view;
@@ -196,8 +230,26 @@ impl CloudTable for MemoryTable {
             StateWritten::Current
         })
     }
-    async fn write_execution(&self, entry: &OutboxEntry) -> Result<ExecutionWritten, TableError> {
+    async fn write_execution(
+        &self,
+        entry: &OutboxEntry,
+        _view: Option<&DeviceView>,
+    ) -> Result<ExecutionWritten, TableError> {
+        let record = &entry.record;
+        {
+            let mut data = self.data();
+            data.tries.push(entry.seq);
+            let sick = data.sick.contains(&record.device_id);
+            if data.no_commands_table && !sick {
+                // Its other part is carried out all the same.
+                data.outcomes.insert(record.command_id.clone());
+            }
+            if sick || data.no_commands_table {
+                return Err(if sick { retry(Cause::Server) } else { missing() });
+            }
+        }
         self.answer(|data| {
+            data.outcomes.insert(record.command_id.clone());
             if !data.items.contains_key(&entry.record.device_id) {
                 return ExecutionWritten::NoDeviceItem;
             }
@@ -210,8 +262,16 @@ impl CloudTable for MemoryTable {
             ExecutionWritten::Done
         })
     }
-    async fn settle(&self, _record: &ExecutionRecord, _view: Option<&DeviceView>) -> Result<(), TableError> {
-        self.answer(|data| data.settled += 1)
+    async fn settle(&self, record: &ExecutionRecord, _view: Option<&DeviceView>) -> Result<Settled, TableError> {
+        self.answer(|data| {
+            if data.settle_again > 0 {
+                data.settle_again -= 1;
+                return Settled::Again;
+            }
+            data.settled += 1;
+            data.looked_at.push(record.command_id.clone());
+            Settled::Done
+        })
     }
     async fn write_blocks(&self, blocks: &[HistoryBlock]) -> Result<BlocksWritten, TableError> {
         let poison = self.data().poison;
