@@ -10,6 +10,9 @@
 //! `run`, `check` and `provision` read the whole configuration. All others talk to a running daemon over its control
 //! socket and read only where that is, so that they work without the daemon's certificates and environment. Answers go
 //! to standard output, everything else to standard error; a reader that closes the pipe ends the output quietly.
+//!
+//! With `--json` an error is one line on standard error, `{"error": {"code", "message"}}`, `code` being `usage`,
+//! `configuration` or `failed`; a warning of `check` is `{"warning": …}`.
 
 mod arguments;
 mod ask;
@@ -56,6 +59,15 @@ impl CliError {
             Self::Failed(_) | Self::Told => EXIT_FAILURE,
         }
     }
+
+    /// For programs.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Usage(_) => "usage",
+            Self::Configuration(_) => "configuration",
+            Self::Failed(_) | Self::Told => "failed",
+        }
+    }
 }
 
 impl From<ConfigErrors> for CliError {
@@ -84,16 +96,26 @@ impl From<AskError> for CliError {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        Err(error) if error.use_stderr() => {
+            // What could not be understood may still say how it wants to be answered.
+            if std::env::args_os().any(|argument| argument == "--json") {
+                complain(&CliError::Usage(error.to_string().trim_end().to_owned()), true);
+            } else {
+                let _ = error.print();
+            }
+            return ExitCode::from(EXIT_USAGE);
+        }
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
         }
     };
+    let json = arguments.json;
     match perform(arguments, &Environment::of_process()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !matches!(error, CliError::Told) {
-                complain(&error);
+                complain(&error, json);
             }
             ExitCode::from(error.exit_code())
         }
@@ -131,7 +153,23 @@ fn say_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     say(&format!("{text}\n"))
 }
 
-/// Tells a person what went wrong; nobody is left to tell if that fails.
-fn complain(what: &impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "floorgate: {what}");
+/// Tells what went wrong; nobody is left to tell if that fails.
+fn complain(error: &CliError, json: bool) {
+    let mut to = std::io::stderr();
+    let _ = if json {
+        let object = serde_json::json!({"error": {"code": error.code(), "message": error.to_string()}});
+        writeln!(to, "{object}")
+    } else {
+        writeln!(to, "floorgate: {error}")
+    };
+}
+
+/// Tells what is not wrong, but likely not meant.
+fn warn(warning: &impl std::fmt::Display, json: bool) {
+    let mut to = std::io::stderr();
+    let _ = if json {
+        writeln!(to, "{}", serde_json::json!({"warning": warning.to_string()}))
+    } else {
+        writeln!(to, "floorgate: warning: {warning}")
+    };
 }

@@ -73,6 +73,29 @@ fn a_daemon_that_is_not_there_is_named_with_what_to_do() {
 }
 
 #[test]
+fn with_json_every_error_is_one_object_and_the_exit_codes_are_the_same() {
+    let (_folder, good) = config(GOOD);
+    let (_other, bad) = config("[gateway]\nid = \"a b\"\nlocation = \"x\"\n");
+    for (arguments, exit, code, says) in [
+        (&["status", "--config", &good] as &[&str], 1, "failed", "is it running?"),
+        (&["check", "--config", &bad], 78, "configuration", ":2: `gateway.id` = \"a b\""),
+        (&["send", "A", "reboot", "k=1", "k=2", "--config", &good], 64, "usage", "\"k\" is given twice"),
+        (&["devices", "--status", "fine"], 64, "usage", "fine"),
+        (&["bogus"], 64, "usage", "bogus"),
+    ] {
+        let output = floorgate(&[arguments, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(exit), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["error"]["code"], code, "{arguments:?}");
+        assert!(value["error"]["message"].as_str().unwrap().contains(says), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    assert_eq!(floorgate(&["--help", "--json"]).status.code(), Some(0));
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_panic() {
     let (_folder, file) = config(GOOD);
     let (reader, writer) = std::io::pipe().unwrap();

@@ -92,6 +92,27 @@ fn every_valid_configuration_reads_back_from_what_check_prints_and_shows_no_secr
 }
 
 #[test]
+fn a_password_file_beside_a_client_ca_is_warned_of_because_nobody_is_asked_for_a_password() {
+    let fixture = fixtures("valid").into_iter().find(|path| path.ends_with("built-in-tls")).unwrap();
+    let (folder, environment) = prepare(&fixture);
+    let file = folder.path().join("floorgate.toml");
+    let warnings =
+        || -> Vec<String> { load(&file, &environment).unwrap().warnings.iter().map(ToString::to_string).collect() };
+    let expected = format!(
+        "{}:6: `floor.users`: nobody is asked for a password, because `floor.tls.client_ca` demands a certificate of \
+         every client; remove one of the two",
+        file.display()
+    );
+    assert_eq!(warnings(), [expected]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    for other in ["users = \"users\"\n", "client_ca = \"ca.pem\"\n"] {
+        assert!(text.contains(other));
+        std::fs::write(&file, text.replace(other, "")).unwrap();
+        assert_eq!(warnings(), [""; 0], "one of the two alone");
+    }
+}
+
+#[test]
 fn a_missing_file_is_one_error() {
     let errors = load(Path::new("/nonexistent/floorgate.toml"), &Environment::default()).map(|_| ()).unwrap_err();
     let expected =

@@ -302,6 +302,12 @@ async fn a_command_that_must_not_run_is_answered_and_never_reaches_the_device() 
     device.report(json!({"pressure_psi": 121})).await;
     rig.item("back in service", device.id(), 5, |item| item["status"] == "online").await;
     assert_eq!(device.executed(), Vec::<Value>::new());
+    let counted = json!({"CLOCK_SKEW": 1, "DEVICE_OFFLINE": 1, "EXPIRED": 3, "INVALID_PARAMETERS": 3, "MAINTENANCE": 1,
+        "UNKNOWN_COMMAND": 1, "UNSUPPORTED": 1});
+    assert_eq!(rig.status().await["commands_refused"], counted, "a dry run that passes is no refusal");
+    let log = rig.daemon.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("command refused")).collect();
+    assert!((2..=4).contains(&lines.len()), "one a minute and device: {lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -327,6 +333,18 @@ async fn the_same_command_again_is_answered_and_not_executed_again() {
     assert_eq!(again["status"], "succeeded");
     assert_eq!(device.executed().len(), 1);
     assert_eq!(rig.items.commands(device.id()).await.len(), 1);
+    // What is no command, and bears its id: with the same words and with others.
+    let id = &first["command_id"];
+    for bad in [json!({"command": "reboot", "command_id": id}), json!({"command": "recalibrate", "command_id": id})] {
+        operator.publish(&topic, bad.to_string(), false).await;
+    }
+    let counted = || async {
+        let status = rig.status().await;
+        let both = (&status["refused"]["duplicate_id"], &status["commands_refused"]["DUPLICATE_ID"]);
+        (both == (&json!(2), &json!(2))).then_some(())
+    };
+    until("both counted", 10, counted).await;
+    assert_eq!((device.executed().len(), rig.items.commands(device.id()).await.len()), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

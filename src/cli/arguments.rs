@@ -15,7 +15,7 @@ pub(super) struct Arguments {
     /// The configuration.
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_FILE)]
     pub(super) config: PathBuf,
-    /// Answer in JSON.
+    /// Answer in JSON, errors included.
     #[arg(long, global = true)]
     pub(super) json: bool,
     #[command(subcommand)]

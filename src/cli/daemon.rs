@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{CliError, complain, say, say_json};
+use super::{CliError, say, say_json, warn};
 use crate::config::{Config, Environment};
 use crate::{gateway, logging};
 
@@ -25,7 +25,7 @@ pub(super) fn run(file: &Path, environment: &Environment, log_level: Option<&str
 pub(super) fn check(file: &Path, environment: &Environment, json: bool) -> Result<(), CliError> {
     let config = load(file, environment)?;
     for warning in &config.warnings {
-        complain(&format_args!("warning: {warning}"));
+        warn(warning, json);
     }
     if json {
         return say_json(&config.effective());

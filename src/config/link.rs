@@ -110,6 +110,11 @@ fn listen(section: &Section<'_>, folder: &Folder, warnings: &mut Vec<Problem>) -
             warnings.extend(section.spot("listen").map(|spot| Problem::new(&spot.file, Some(spot.line), text)));
         }
     }
+    if has_users && client_certificates {
+        let text = "`floor.users`: nobody is asked for a password, because `floor.tls.client_ca` demands a certificate of \
+                    every client; remove one of the two";
+        warnings.extend(section.spot("users").map(|spot| Problem::new(&spot.file, Some(spot.line), text.to_owned())));
+    }
     if !watchers.is_empty() && !named {
         section.refuse("watchers", "names of watchers need `floor.users` or `floor.tls.client_ca`");
     }

@@ -33,6 +33,9 @@ pub struct StatusReport {
     pub sync: Option<SyncReport>,
     /// Refused messages since start, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Commands refused on arrival since start, by the contract's reason.
+    #[serde(default)]
+    pub commands_refused: BTreeMap<String, u64>,
     /// Device ids that were heard but are not attached.
     pub pending_devices: Vec<String>,
     /// Attached devices by status.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::House;
 use super::floor::FloorSide;
+use super::refused;
 use crate::command::{Admitted, Source};
 use crate::config::Config;
 use crate::control::{
@@ -88,6 +89,7 @@ impl Service {
             cloud: self.cloud.as_ref().map(|(address, links)| cloud_report(address, links)),
             sync: self.tables.as_ref().map(|(address, state)| sync_report(address, &state.borrow())),
             refused: by_reason,
+            commands_refused: refused.commands.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
             pending_devices: refused.pending.iter().map(|pending| pending.device_id.to_string()).collect(),
             devices,
             commands_open: u64::try_from(open).unwrap_or(u64::MAX),
@@ -110,6 +112,7 @@ impl Service {
     async fn send(&self, request: Request, wait: Duration) -> Result<ExecutionRecord, ControlError> {
         let (device, id) = (request.device_id.clone(), request.command_id.clone());
         let admitted = self.house.admission.admit(request, Source::Local).await.map_err(|e| unavailable(&e))?;
+        refused::note(&self.house.refusals, &device, &admitted);
         let mut record = match admitted {
             Admitted::Journalled(record) | Admitted::Duplicate(record) | Admitted::Conflict(record) => record,
             Admitted::UnknownDevice => return Err(not_attached(&device)),

@@ -17,6 +17,7 @@ mod control;
 mod crew;
 mod floor;
 mod own;
+mod refused;
 mod settings;
 mod upstream;
 

@@ -8,14 +8,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::crew::Crew;
-use super::{House, RunError, ids, settings};
-use crate::command::{Admitted, Source};
+use super::{House, RunError, ids, refused, settings};
+use crate::command::Source;
 use crate::config::Config;
 use crate::mqtt::codec::MalformedCommand;
 use crate::mqtt::intake::{Attached, CloudCommand, CloudIntake, CommandSink};
 use crate::mqtt::link::{CloudDevices, Link, LinkState, Outbox, ResultLane, cloud_links, gateway_presence};
-use crate::mqtt::refusals::Refusal;
-use crate::shadow::store::NewExecution;
+use crate::mqtt::refusals::Refusals;
+use crate::shadow::store::{Journalled, NewExecution};
 use crate::shadow::{Store, StoreError};
 use crate::sync;
 
@@ -61,18 +61,12 @@ fn admission(house: &House, gateway_id: &GatewayId) -> CommandSink {
         Box::pin(async move {
             let message = match message {
                 CloudCommand::Request(message) => message,
-                CloudCommand::Malformed(malformed) => return reject(&store, malformed, now, gateway_id).await,
-            };
-            let source = Source::Cloud { retained: message.retained };
-            let (device, id) = (message.request.device_id.clone(), message.request.command_id.clone());
-            match admission.admit(message.request, source).await? {
-                Admitted::Journalled(_) | Admitted::Duplicate(_) => {}
-                Admitted::UnknownDevice => refusals.count(Refusal::UnknownDevice),
-                Admitted::Conflict(_) => {
-                    tracing::warn!(device_id = %device, command_id = %id, reason = "DUPLICATE_ID", "command refused: its id belongs to another one");
-                    refusals.count(Refusal::DuplicateId);
+                CloudCommand::Malformed(malformed) => {
+                    return reject(&store, &refusals, malformed, now, gateway_id).await;
                 }
-            }
+            };
+            let (source, device) = (Source::Cloud { retained: message.retained }, message.request.device_id.clone());
+            refused::note(&refusals, &device, &admission.admit(message.request, source).await?);
             Ok(())
         })
     })
@@ -81,6 +75,7 @@ fn admission(house: &House, gateway_id: &GatewayId) -> CommandSink {
 /// Journals what is no command as rejected, so that whoever sent it gets an answer.
 async fn reject(
     store: &Store,
+    refusals: &Refusals,
     malformed: MalformedCommand,
     now: Timestamp,
     gateway_id: GatewayId,
@@ -102,7 +97,14 @@ async fn reject(
         completed_at: Some(now),
         gateway_id,
     };
-    store.journal(NewExecution { record, checked_parameters: serde_json::Map::new() }).await.map(drop)
+    let device = record.device_id.clone();
+    match store.journal(NewExecution { record, checked_parameters: serde_json::Map::new() }).await? {
+        Journalled::New(record) => refused::journalled(refusals, &record),
+        // The same bytes once more.
+        Journalled::Duplicate(known) if known.reason == Some(Reason::Malformed) => {}
+        Journalled::Duplicate(_) | Journalled::Conflict(_) => refused::conflict(refusals, &device),
+    }
+    Ok(())
 }
 
 /// Starts the lanes to the tables; answers how they fare.

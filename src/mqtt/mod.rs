@@ -18,6 +18,7 @@ pub mod endpoint;
 pub mod handed;
 pub mod intake;
 pub mod link;
+mod log_slots;
 pub mod refusals;
 pub mod topics;
 

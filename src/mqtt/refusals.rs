@@ -1,37 +1,34 @@
-//! What came in and did not fit: counted by reason, logged sparsely, never kept.
+//! What came in and did not fit, and which commands were refused: counted by reason, logged sparsely, never kept.
 //!
 //! # Guarantees
 //!
 //! * Memory is fixed: one counter a reason, at most [`LOGGED_MAX`] devices with a log slot, at most [`PENDING_MAX`] unknown
 //!   devices remembered. A million bad messages take no byte more than a thousand.
+//! * The same holds for commands that fit and were refused all the same: one counter for each of the contract's reasons,
+//!   and log slots of their own, so that neither kind of lines holds up the other.
 //! * A device's refusals are logged at most once a minute ([`LOG_EVERY`]), with the number that was passed over. Devices
 //!   beyond [`LOGGED_MAX`] in one minute share one slot, so a flood of ids writes at most 257 lines a minute.
 //!
 //! It decides nothing: whoever refuses a message acknowledges it as well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use floorgate_model::id::DEVICE_ID_MAX;
-use floorgate_model::{DeviceId, Timestamp};
+use floorgate_model::{DeviceId, Reason, Timestamp};
 use tokio::time::Instant;
 
-use super::codec::Refused;
+use super::codec::{Refused, log_text};
+use super::log_slots::LogSlots;
+pub use super::log_slots::{LOG_EVERY, LOGGED_MAX};
 use crate::clock::Clock;
 
-/// A device's refusals are logged at most this often (contract §3).
-pub const LOG_EVERY: Duration = Duration::from_secs(60);
-/// Devices with a log slot of their own; further ones share one.
-pub const LOGGED_MAX: usize = 256;
 /// Unknown devices remembered for `status`; further ones are counted alone.
 pub const PENDING_MAX: usize = 256;
 /// An unknown device that was silent this long gives its place to another when the list is full.
 pub const PENDING_IDLE: Duration = Duration::from_secs(600);
-/// Expired log slots are looked for at most this often, so a flood does not pay for it with every message.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
         /// Why a message was refused: stable words, for counters and logs.
@@ -134,6 +131,8 @@ pub struct RefusalSnapshot {
     pub total: u64,
     /// By reason; reasons that never occurred are left out.
     pub by_reason: BTreeMap<&'static str, u64>,
+    /// Commands that were refused on arrival, by the contract's reason; reasons that never occurred are left out.
+    pub commands: BTreeMap<&'static str, u64>,
     /// Unknown devices, at most [`PENDING_MAX`], in the order of their ids.
     pub pending: Vec<PendingDevice>,
     /// Messages of unknown devices that found no place in the list.
@@ -150,17 +149,11 @@ pub struct Refusals {
 #[derive(Debug, Default)]
 struct Book {
     counts: BTreeMap<Refusal, u64>,
-    slots: HashMap<String, Slot>,
-    overflow: Option<Slot>,
-    swept_at: Option<Instant>,
+    lines: LogSlots,
+    commands: BTreeMap<Reason, u64>,
+    command_lines: LogSlots,
     pending: BTreeMap<DeviceId, Seen>,
     pending_overflow: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    logged_at: Instant,
-    passed_over: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -184,10 +177,25 @@ impl Refusals {
         let device = cut(device);
         let mut book = self.book();
         *book.counts.entry(refused.reason).or_default() += 1;
-        let Some((passed_over, own_slot)) = book.may_log(device) else { return false };
+        let Some(line) = book.lines.line(device) else { return false };
         drop(book);
-        let device = if own_slot { device } else { "(many devices)" };
+        let (device, passed_over) = (line.whose(device), line.passed_over);
         tracing::warn!(device, reason = %refused.reason, passed_over, "message refused: {}", refused.detail);
+        true
+    }
+
+    /// Counts one command that was refused on arrival, and logs it if none of this device has been logged for a minute.
+    /// One whose message was refused as such has its line already. Tells whether it was logged.
+    pub fn command(&self, device: &DeviceId, reason: Reason, message: &str) -> bool {
+        let mut book = self.book();
+        *book.commands.entry(reason).or_default() += 1;
+        if matches!(reason, Reason::Malformed | Reason::Retained) {
+            return false;
+        }
+        let Some(line) = book.command_lines.line(device.as_str()) else { return false };
+        drop(book);
+        let (device, passed_over) = (line.whose(device.as_str()), line.passed_over);
+        tracing::warn!(device, %reason, passed_over, "command refused: {}", log_text(message));
         true
     }
 
@@ -216,6 +224,7 @@ impl Refusals {
         RefusalSnapshot {
             total: book.counts.values().sum(),
             by_reason: book.counts.iter().map(|(reason, n)| (reason.as_str(), *n)).collect(),
+            commands: book.commands.iter().map(|(reason, n)| (reason.as_str(), *n)).collect(),
             pending: pending.collect(),
             pending_overflow: book.pending_overflow,
         }
@@ -233,29 +242,6 @@ impl Refusals {
 }
 
 impl Book {
-    /// How many were passed over since the last line, and whether the device has its own slot; `None`: not yet again.
-    fn may_log(&mut self, device: &str) -> Option<(u64, bool)> {
-        let now = Instant::now();
-        if let Some(slot) = self.slots.get_mut(device) {
-            return slot.due(now).map(|n| (n, true));
-        }
-        if self.slots.len() >= LOGGED_MAX && self.swept_at.is_none_or(|at| now - at >= SWEEP_EVERY) {
-            self.swept_at = Some(now);
-            self.slots.retain(|_, slot| now - slot.logged_at < LOG_EVERY);
-        }
-        if self.slots.len() < LOGGED_MAX {
-            self.slots.insert(device.to_owned(), Slot { logged_at: now, passed_over: 0 });
-            return Some((0, true));
-        }
-        match &mut self.overflow {
-            Some(slot) => slot.due(now).map(|n| (n, false)),
-            None => {
-                self.overflow = Some(Slot { logged_at: now, passed_over: 0 });
-                Some((0, false))
-            }
-        }
-    }
-
     fn remember(&mut self, device: &DeviceId, at: Timestamp) {
         let now = Instant::now();
         if let Some(seen) = self.pending.get_mut(device) {
@@ -275,17 +261,6 @@ impl Book {
             }
         }
         self.pending.insert(device.clone(), Seen { first: at, last: at, last_instant: now, count: 1 });
-    }
-}
-
-impl Slot {
-    fn due(&mut self, now: Instant) -> Option<u64> {
-        if now - self.logged_at < LOG_EVERY {
-            self.passed_over += 1;
-            return None;
-        }
-        self.logged_at = now;
-        Some(std::mem::take(&mut self.passed_over))
     }
 }
 
@@ -332,7 +307,27 @@ mod tests {
         assert_eq!(snapshot.by_reason["unknown_device"], 50_000);
         assert_eq!(snapshot.pending.len(), PENDING_MAX);
         assert_eq!(snapshot.pending_overflow, 50_000 - PENDING_MAX as u64);
-        assert_eq!(refusals.book().slots.len(), LOGGED_MAX);
+        assert_eq!(refusals.book().lines.len(), LOGGED_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_commands_are_counted_by_the_contracts_reason_and_a_device_has_a_line_a_minute() {
+        let refusals = refusals();
+        let mut lines = 0;
+        for n in 0..6_000 {
+            let reason = if n % 3 == 0 { Reason::QueueFull } else { Reason::Expired };
+            lines += usize::from(refusals.command(&id(1), reason, &"x\n".repeat(10_000)));
+            lines += usize::from(refusals.command(&id(1), Reason::Malformed, "told when it came in"));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(lines, 10, "in ten minutes");
+        assert!(refusals.record(id(1).as_str(), &bad()), "the other kind has lines of its own");
+        let flood = (0..50_000).filter(|n| refusals.command(&id(*n), Reason::CoolDown, "x")).count();
+        assert!(flood <= LOGGED_MAX + 1, "{flood}");
+        let snapshot = refusals.snapshot();
+        let counts: Vec<_> = snapshot.commands.into_iter().collect();
+        assert_eq!(counts, [("COOL_DOWN", 50_000), ("EXPIRED", 4_000), ("MALFORMED", 6_000), ("QUEUE_FULL", 2_000)]);
+        assert_eq!(snapshot.total, 1, "messages that did not fit are counted apart");
     }
 
     #[tokio::test(start_paused = true)]

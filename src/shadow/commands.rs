@@ -4,6 +4,7 @@ use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, Rea
 use serde_json::Map;
 
 use super::journal::{self, Execution};
+use super::refusals;
 use super::terms::{Ending, Journalled, NewExecution, OpenExecution, StoreError};
 use super::turn::Turn;
 use super::view::Lane;
@@ -19,23 +20,37 @@ impl Turn<'_> {
             return Err(StoreError::Io { doing: "journal a command", cause });
         }
         if status == ExecutionStatus::Created
-            && let Some(message) = journal::queue_is_full(self.connection, &entry.record.device_id)?
+            && let Some((reason, message)) = self.not_accepted(&entry.record)?
         {
             entry.record.status = ExecutionStatus::Rejected;
-            entry.record.reason = Some(Reason::QueueFull);
+            entry.record.reason = Some(reason);
             entry.record.message = Some(message);
         }
-        if entry.record.status.is_terminal() {
+        let refused = entry.record.status.is_terminal();
+        if refused {
             entry.record.completed_at.get_or_insert(self.wall);
         } else {
             self.memory.signals.journal = true;
         }
-        let seq = journal::insert(self.connection, &entry)?;
+        let bytes = if refused { refusals::bytes(&entry.record) } else { 0 };
+        let seq = journal::insert(self.connection, &entry, bytes)?;
         let record = entry.record.clone();
         let (checked_parameters, answer, boot_count_before) = (Map::new(), None, None);
         let open = OpenExecution { record: entry.record, checked_parameters, answer, boot_count_before };
         self.moved(&Execution { seq, open })?;
+        if refused {
+            refusals::keep_few(self.connection, &record.device_id, self.wall)?;
+        }
         Ok(Journalled::New(record))
+    }
+
+    /// What the store has against a command that the rules accept.
+    fn not_accepted(&self, record: &ExecutionRecord) -> Result<Option<(Reason, String)>, StoreError> {
+        if let Some(message) = refusals::may_be_forgotten(self.connection, record, self.wall)? {
+            return Ok(Some((Reason::RateLimited, message)));
+        }
+        let full = journal::queue_is_full(self.connection, &record.device_id)?;
+        Ok(full.map(|message| (Reason::QueueFull, message)))
     }
 
     fn journal_again(&mut self, known: &Execution, asked: &ExecutionRecord) -> Result<Journalled, StoreError> {

@@ -1,4 +1,5 @@
-//! The journal of executions in `state.db`: every command that was ever accepted or refused, and how it ended.
+//! The journal of executions in `state.db`: every command that was accepted, the newest that were refused, and how each
+//! ended.
 //!
 //! # Guarantees
 //!
@@ -6,8 +7,13 @@
 //! * A status only moves as [`ExecutionStatus::may_become`] allows, so exactly one terminal status is ever written.
 //! * At most [`DEVICE_QUEUE_MAX`] commands of a device and [`GATEWAY_QUEUE_MAX`] in all are open; one more is stored as
 //!   rejected.
-//! * Ended executions are kept for [`KEPT_FOR`] and until [`KEPT_MIN`] newer ones exist. Beyond [`KEPT_MAX`] the oldest
-//!   go sooner, but never before they expired: until then their id protects from running them again.
+//! * While [`OUTCOMES_WAITING_MAX`] outcomes wait to be announced, no further command is accepted, so that each that
+//!   is can be kept until its outcome is announced.
+//! * Executions that were accepted and have ended are kept for [`KEPT_FOR`] and until [`KEPT_MIN`] newer ones exist,
+//!   refusals not counted. Beyond [`KEPT_MAX`] the oldest go sooner, but never before they expired, nor within the
+//!   longest life of a command after they ended: until then their id protects from running them again. None goes before
+//!   it is announced.
+//! * Commands that were refused on arrival have bounds of their own, see [`super::refusals`].
 //!
 //! Each function runs inside the caller's transaction.
 
@@ -15,6 +21,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use floorgate_model::command::LIFETIME_MAX;
 use floorgate_model::{CommandId, DeviceId, ExecutionRecord, ExecutionStatus, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Map, Value};
@@ -24,6 +31,7 @@ use super::report::Answer;
 use super::terms::{DEVICE_QUEUE_MAX, Ending, GATEWAY_QUEUE_MAX, NewExecution, OpenExecution, StoreError};
 use super::words::{io, json, opt_json, opt_time, read_json, read_opt_json, read_opt_time, read_opt_word, read_time};
 use super::words::{read_size, read_word, signed};
+use super::{outbox, refusals};
 
 /// Ended executions are kept at least this long.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -31,6 +39,8 @@ pub(super) const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 pub(super) const KEPT_MIN: i64 = 10_000;
 /// More than this are never kept, however young, once they have expired.
 pub(super) const KEPT_MAX: i64 = 100_000;
+/// Outcomes of accepted commands that may wait for a lane; none of them is ever dropped.
+pub(super) const OUTCOMES_WAITING_MAX: usize = 10_000;
 /// Executions removed in one step, so that no step is long.
 pub(super) const REMOVED_PER_STEP: i64 = 100;
 
@@ -167,24 +177,31 @@ pub(super) fn count_open(connection: &Connection, device: &DeviceId) -> Result<(
 /// Whether one more would be too many, and why.
 pub(super) fn queue_is_full(connection: &Connection, device: &DeviceId) -> Result<Option<String>, StoreError> {
     let (of_device, of_all) = count_open(connection, device)?;
+    let waiting = outbox::outcomes_waiting(connection, OUTCOMES_WAITING_MAX)?;
     Ok(if of_device >= DEVICE_QUEUE_MAX {
         Some(format!("{of_device} commands are open on {device} already; send it again when one has ended"))
     } else if of_all >= GATEWAY_QUEUE_MAX {
         Some(format!("{of_all} commands are open on this gateway already; send it again when some have ended"))
+    } else if waiting >= OUTCOMES_WAITING_MAX {
+        Some(format!(
+            "{waiting} outcomes wait for their way to the cloud already, and no more can be kept; send it again when \
+             the connection is back"
+        ))
     } else {
         None
     })
 }
 
-/// Writes a new execution; its id must not be there yet. Answers its row.
-pub(super) fn insert(connection: &Connection, entry: &NewExecution) -> Result<i64, StoreError> {
+/// Writes a new execution; its id must not be there yet. `refused` is 0, or the bytes of one that is refused on arrival.
+/// Answers its row.
+pub(super) fn insert(connection: &Connection, entry: &NewExecution, refused: i64) -> Result<i64, StoreError> {
     let cannot = io("journal a command");
     let record = &entry.record;
     let mut statement = connection
         .prepare_cached(
             "INSERT INTO execution (command_id, device_id, command, parameters, issuer, issued_at, expires_at, \
-             received_at, status, reason, message, details, started_at, completed_at, gateway_id, checked_parameters) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+             received_at, status, reason, message, details, started_at, completed_at, gateway_id, checked_parameters, \
+             refused) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         )
         .map_err(&cannot)?;
     let row = params![
@@ -204,6 +221,7 @@ pub(super) fn insert(connection: &Connection, entry: &NewExecution) -> Result<i6
         opt_time(record.completed_at),
         record.gateway_id.as_str(),
         json(&entry.checked_parameters),
+        refused,
     ];
     statement.insert(row).map_err(&cannot)
 }
@@ -266,15 +284,33 @@ fn write(connection: &Connection, text: &str, seq: i64, answer: &Answer) -> Resu
 
 /// Removes some of what need not be kept any more. Answers how many.
 pub(super) fn prune(connection: &Connection, now: Timestamp) -> Result<usize, StoreError> {
+    let refused = refusals::prune(connection, now, REMOVED_PER_STEP)?;
+    let left = REMOVED_PER_STEP - i64::try_from(refused).unwrap_or(REMOVED_PER_STEP);
+    let Some(beyond_min) = beyond(connection, KEPT_MIN)? else { return Ok(refused) };
+    let beyond_max = beyond(connection, KEPT_MAX)?.unwrap_or(0);
     let cannot = io("tidy the journal");
     let mut statement = connection
         .prepare_cached(
             "DELETE FROM execution WHERE seq IN (SELECT e.seq FROM execution e \
-             WHERE e.seq <= (SELECT max(seq) FROM execution) - ?1 AND e.status NOT IN ('created', 'in_progress') \
-             AND (e.completed_at < ?2 OR (e.seq <= (SELECT max(seq) FROM execution) - ?3 AND e.expires_at < ?4)) \
-             AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.execution = e.seq) ORDER BY e.seq LIMIT ?5)",
+             WHERE e.seq <= ?1 AND e.refused = 0 AND e.status NOT IN ('created', 'in_progress') \
+             AND (e.completed_at < ?2 OR (e.seq <= ?3 AND e.expires_at < ?4 AND e.completed_at < ?5)) \
+             AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.execution = e.seq) ORDER BY e.seq LIMIT ?6)",
         )
         .map_err(&cannot)?;
-    let oldest = now.saturating_sub(KEPT_FOR).as_millis();
-    statement.execute(params![KEPT_MIN, oldest, KEPT_MAX, now.as_millis(), REMOVED_PER_STEP]).map_err(&cannot)
+    let [oldest, protected] = [KEPT_FOR, LIFETIME_MAX].map(|time| now.saturating_sub(time).as_millis());
+    let row = params![beyond_min, oldest, beyond_max, now.as_millis(), protected, left];
+    Ok(refused + statement.execute(row).map_err(&cannot)?)
+}
+
+/// The newest accepted execution that has `count` newer accepted ones, if there are so many.
+fn beyond(connection: &Connection, count: i64) -> Result<Option<i64>, StoreError> {
+    let cannot = io("count the journal");
+    // Counting on the table itself would read all of it.
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT seq FROM execution INDEXED BY execution_accepted WHERE refused = 0 \
+             ORDER BY seq DESC LIMIT 1 OFFSET ?1",
+        )
+        .map_err(&cannot)?;
+    statement.query_row([count], |row| row.get(0)).optional().map_err(&cannot)
 }

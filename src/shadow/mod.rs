@@ -14,6 +14,8 @@
 //!   only unsent ones are left, readings are refused ([`StoreError::Full`], [`StoreStats::full`]) and stay with their
 //!   senders, everything else goes on, and a second after space returns readings are taken again.
 //! * A command execution gets exactly one terminal status; it and what announces it share a transaction.
+//! * Every accepted command's outcome is kept until it is announced; of commands refused on arrival few are kept
+//!   (the room's `refusals` says how few), and outcomes are announced before refusals.
 //! * `last_telemetry` never moves back in time; a duplicate of (device, device time, content) among the last
 //!   256 reports of a device changes nothing.
 //! * A block of samples is immutable from the moment it is closed: its key and its bytes never change.
@@ -31,6 +33,7 @@ mod files;
 mod intake;
 mod journal;
 mod outbox;
+mod refusals;
 pub mod report;
 mod request;
 mod samples;
@@ -48,4 +51,4 @@ mod writer;
 
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
 pub use store::{Config, Store, StoreError, Wakeups};
-pub use view::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, StoreStats};
+pub use view::{DeviceView, HistoryBlock, Lane, OutboxEntry, OutboxOrder, StateSnapshot, StoreStats};

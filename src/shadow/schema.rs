@@ -35,7 +35,8 @@ const DAMAGED: &str = "the file is damaged; bring back a copy of it, or move it 
     empty one, which no longer knows which commands have run";
 
 /// Every change to the schema since the first, oldest first. Never edit one that was released; append.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE device (
     device_id TEXT PRIMARY KEY,
     device_type TEXT NOT NULL,
@@ -103,7 +104,28 @@ CREATE TABLE session (
     client TEXT PRIMARY KEY,
     filters TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+-- Bytes of a command that was refused on arrival; 0 for one that was accepted.
+ALTER TABLE execution ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
+UPDATE execution SET refused = 500 + length(command) + length(parameters) + coalesce(length(message), 0)
+    WHERE status IN ('rejected', 'expired') AND started_at IS NULL AND completed_at <= received_at;
+CREATE INDEX execution_refused ON execution (device_id, seq, refused) WHERE refused > 0;
+CREATE INDEX execution_accepted ON execution (seq) WHERE refused = 0;
+
+ALTER TABLE outbox ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
+UPDATE outbox SET refused = execution IN (SELECT seq FROM execution WHERE refused > 0);
+DROP INDEX outbox_of_lane;
+CREATE INDEX outbox_in_order ON outbox (lane, refused, seq);
+
+-- What is left of refusals that had to go: how late the latest was issued, how many nobody heard of.
+CREATE TABLE forgotten (
+    device_id TEXT PRIMARY KEY,
+    issued_through INTEGER NOT NULL,
+    not_announced INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Makes the folder if need be and locks it; the lock lives as long as the file that is answered.
 pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
@@ -196,7 +218,38 @@ mod tests {
         drop(open(&path).unwrap());
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 99, known: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn what_an_older_floorgate_refused_on_arrival_is_known_as_refused_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(STATE_FILE);
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        for (id, status, completed) in
+            [("a", "rejected", 10), ("b", "expired", 99), ("c", "failed", 10), ("d", "expired", 10)]
+        {
+            old.execute(
+                "INSERT INTO execution (command_id, device_id, command, parameters, issued_at, expires_at, received_at, \
+                 status, completed_at, gateway_id, checked_parameters) \
+                 VALUES (?1, 'A', 'reboot', '{}', 1, 2, 10, ?2, ?3, 'GW', '{}')",
+                rusqlite::params![id, status, completed],
+            )
+            .unwrap();
+        }
+        old.execute_batch("INSERT INTO outbox (lane, execution, since) SELECT 'table', seq, 0 FROM execution").unwrap();
+        drop(old);
+        let new = open(&path).unwrap();
+        let ids = |text: &str| {
+            let mut statement = new.prepare(text).unwrap();
+            statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<String>()
+        };
+        assert_eq!(ids("SELECT command_id FROM execution WHERE refused > 0 ORDER BY seq"), "ad");
+        let announced =
+            "SELECT command_id FROM outbox o JOIN execution e ON e.seq = o.execution ORDER BY o.refused, o.seq";
+        assert_eq!(ids(announced), "bcad");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::journal;
 use super::report::FloorReport;
 use super::request::{Ask, Kind, Pace, Request};
 use super::turn::Turn;
-use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, StoreStats};
+use super::view::{DeviceView, HistoryBlock, Lane, OutboxEntry, OutboxOrder, StateSnapshot, StoreStats};
 use super::writer::Writer;
 use super::{outbox, sessions};
 use crate::clock::Clock;
@@ -219,20 +219,21 @@ impl Store {
 
     // ---- lanes out ------------------------------------------------------------------------------------------
 
-    /// The oldest due announcements of a lane.
+    /// The next due announcements of a lane: accepted commands before refused ones, each kind oldest first.
     pub async fn peek_outbox(&self, lane: Lane, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.peek_outbox_after(lane, 0, limit).await
+        self.peek_outbox_after(lane, OutboxOrder::OutcomesFirst, 0, limit).await
     }
 
-    /// As [`Store::peek_outbox`], but only entries with a higher number than `after`. Numbers only grow, so this is what
-    /// came after an entry that was seen.
+    /// As [`Store::peek_outbox`], but in this order, and only entries with a higher number than `after`. Numbers only
+    /// grow, so this is what came after an entry that was seen.
     pub async fn peek_outbox_after(
         &self,
         lane: Lane,
+        order: OutboxOrder,
         after: i64,
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, after, limit)).await
+        self.ask(Pace::Lazy, move |turn| outbox::peek(turn.connection, lane, order, after, limit)).await
     }
 
     /// Announced. An entry that was renewed meanwhile has another number and stays.

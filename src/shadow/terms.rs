@@ -152,7 +152,8 @@ pub struct NewExecution {
 /// What the journal did with a new execution.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Journalled {
-    /// Stored; the record may have become `rejected` with `QUEUE_FULL`.
+    /// Stored; the record may have become `rejected` with `QUEUE_FULL`, or with `RATE_LIMITED` if it may be one that was
+    /// refused before and is forgotten.
     New(ExecutionRecord),
     /// The same command again: this is its record, announced once more on [`Lane::Result`].
     Duplicate(ExecutionRecord),

@@ -13,7 +13,7 @@ use super::device::Device;
 use super::samples::Samples;
 use super::terms::{Config, StoreError, Wakeups};
 use super::view::{DeviceView, Lane, StateSnapshot, StoreStats};
-use super::{journal, outbox};
+use super::{journal, outbox, refusals};
 
 /// What the writer holds in memory.
 #[derive(Debug)]
@@ -179,6 +179,7 @@ impl Turn<'_> {
             samples_waiting: telemetry.samples_waiting,
             blocks_parked: telemetry.blocks_parked,
             outbox_waiting,
+            refused_not_announced: refusals::not_announced(self.connection)?,
             states_waiting: if self.config.announce_tables { states().count() as u64 } else { 0 },
             oldest_waiting_seconds: oldest.map_or(0, |time| self.wall.since(time).as_secs()),
             bytes_on_disk: telemetry.bytes_on_disk + state_bytes,

@@ -93,6 +93,15 @@ pub enum Lane {
     Table,
 }
 
+/// In which order announcements are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutboxOrder {
+    /// Accepted commands before refused ones, each kind by number.
+    OutcomesFirst,
+    /// By number alone: the oldest transition first.
+    ByNumber,
+}
+
 /// One announcement that is due: the newest record of one execution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutboxEntry {
@@ -123,6 +132,8 @@ pub struct StoreStats {
     pub blocks_parked: u64,
     /// Announcements not yet confirmed, both lanes.
     pub outbox_waiting: u64,
+    /// Commands refused on arrival that went before they were announced everywhere, since the file was made.
+    pub refused_not_announced: u64,
     /// Devices whose state is newer here than in the table.
     pub states_waiting: u64,
     /// Age of the oldest thing that waits, seconds.

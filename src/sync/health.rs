@@ -8,6 +8,9 @@
 //!   what somebody has to repair. Failures are forgotten after [`STABLE_AFTER`] without one.
 //! * While something fails, a lane sends one request at a time, as a probe. Throttling halves a lane's window of
 //!   requests in flight; each step without it widens the window by one.
+//! * What begins, what becomes another and what is over is told as [`super::outage`] says, and `status` shows the most
+//!   important of what fails now. A success ends what held up everything, for all lanes: whatever the others last saw,
+//!   their next request tells. A step of a lane in which nothing failed ends what held up that lane: it gave up the rest.
 //! * After an outage the states go first: history waits until they are through, at most [`CATCH_UP_MAX`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +20,7 @@ use floorgate_model::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::outage::{Outages, What, cut};
 use super::table::{Cause, Scope, TableError};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -49,13 +53,14 @@ pub enum LaneName {
 /// How sync fares, for `status`.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 pub struct SyncState {
-    /// The table takes what it is given; false until the first success and from a failure to the next success.
+    /// The table takes what it is given: something was written since start, and nothing that failed is still to be
+    /// tried again.
     pub up: bool,
     /// The last success.
     pub last_success_at: Option<Timestamp>,
     /// The last failure.
     pub last_error_at: Option<Timestamp>,
-    /// What it said. Stays after it has passed; `up` tells whether it has.
+    /// The most important of what fails, in at most 512 bytes. Stays after it has passed; `up` tells whether it has.
     pub last_error: Option<String>,
     /// Requests that failed, since start.
     pub failures: u64,
@@ -69,6 +74,19 @@ pub struct SyncState {
     pub lanes: [LaneState; 3],
 }
 
+impl SyncState {
+    /// What fails now: these lanes, or everything; and how the worst of it is said.
+    fn shows(&mut self, failing: [bool; 3], everything: bool, worst: Option<String>) {
+        for (lane, failing) in self.lanes.iter_mut().zip(failing) {
+            lane.failing = failing;
+        }
+        self.up = self.last_success_at.is_some() && !everything && !failing.contains(&true);
+        if worst.is_some() {
+            self.last_error = worst;
+        }
+    }
+}
+
 /// How one lane fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct LaneState {
@@ -78,7 +96,7 @@ pub struct LaneState {
     pub written: u64,
     /// Requests it may have in flight.
     pub window: usize,
-    /// The table of this lane fails.
+    /// The table of this lane fails, and not everything.
     pub failing: bool,
 }
 
@@ -134,8 +152,18 @@ impl Gate {
 struct Inner {
     everything: Gate,
     lanes: [Gate; 3],
+    /// Items of the lane fail by themselves.
+    alone: [bool; 3],
     windows: [usize; 3],
     catching_up_until: Option<Instant>,
+    outages: Outages,
+}
+
+impl Inner {
+    /// The lanes that fail by themselves.
+    fn failing(&self) -> [bool; 3] {
+        [0, 1, 2].map(|lane| self.lanes[lane].failing || self.alone[lane])
+    }
 }
 
 /// The owner of retry. Shared by the lanes.
@@ -158,8 +186,10 @@ impl Health {
             inner: Mutex::new(Inner {
                 everything: Gate::new(),
                 lanes: [Gate::new(), Gate::new(), Gate::new()],
+                alone: [false; 3],
                 windows: [WINDOW_MAX; 3],
                 catching_up_until: Some(Instant::now() + CATCH_UP_MAX),
+                outages: Outages::default(),
             }),
             state: watch::Sender::new(state),
             recovered: Notify::new(),
@@ -199,30 +229,27 @@ impl Health {
 
     /// A request of this lane was carried out; `written` things are in the table by it.
     pub fn succeeded(&self, lane: LaneName, written: usize) {
-        let ended = {
-            let mut inner = self.lock();
-            let own = inner.lanes[lane as usize].succeeded();
-            let all = inner.everything.succeeded();
-            if all {
-                inner.catching_up_until = Some(Instant::now() + CATCH_UP_MAX);
+        let (over, failing, worst) = {
+            let (mut inner, now) = (self.lock(), Instant::now());
+            let mut over = [None, None];
+            if inner.lanes[lane as usize].succeeded() && !inner.alone[lane as usize] {
+                over[0] = inner.outages.over(What::Lane(lane), now);
             }
-            if all {
+            if inner.everything.succeeded() {
+                over[1] = inner.outages.over(What::Everything, now);
+                inner.catching_up_until = Some(now + CATCH_UP_MAX);
                 self.recovered.notify_one();
             }
-            own || all
+            (over, inner.failing(), inner.outages.worst().map(str::to_owned))
         };
         let now = self.clock.now();
-        let was_up = self.state.borrow().up;
         self.state.send_modify(|state| {
-            state.up = state.lanes.iter().enumerate().all(|(at, other)| at == lane as usize || !other.failing);
             state.last_success_at = Some(now);
-            state.lanes[lane as usize].failing = false;
             state.lanes[lane as usize].written += written as u64;
+            state.shows(failing, false, worst);
         });
-        if ended {
-            tracing::info!(lane = ?lane, "the table takes data again");
-        } else if !was_up {
-            tracing::debug!("the table answers");
+        for over in over.into_iter().flatten() {
+            tracing::info!(lane = ?lane, seconds = over.lasted.as_secs(), tries = over.tries, "the table takes data again");
         }
     }
 
@@ -237,70 +264,87 @@ impl Health {
         }
     }
 
-    /// A step of this lane went through without being throttled.
-    pub fn widen(&self, lane: LaneName) {
+    /// A step of this lane went through and nothing failed: what failed before was carried out meanwhile, or given up.
+    /// `alone` tells that items which fail by themselves still wait for their next try.
+    pub fn widen(&self, lane: LaneName, alone: bool) {
         let mut inner = self.lock();
         let window = &mut inner.windows[lane as usize];
         *window = (*window + 1).min(WINDOW_MAX);
         let window = *window;
+        let held = std::mem::take(&mut inner.lanes[lane as usize].failing);
+        let was_alone = std::mem::replace(&mut inner.alone[lane as usize], alone);
+        let failed = held || was_alone != alone;
+        if failed && !alone {
+            // Given up: the table took nothing, so no end is told.
+            inner.outages.over(What::Lane(lane), Instant::now());
+        }
+        let (failing, down) = (inner.failing(), inner.everything.failing);
+        let worst = inner.outages.worst().map(str::to_owned);
         drop(inner);
         self.state.send_if_modified(|state| {
-            let changed = state.lanes[lane as usize].window != window;
+            let changed = failed || state.lanes[lane as usize].window != window;
             state.lanes[lane as usize].window = window;
+            if failed {
+                state.shows(failing, down, worst);
+            }
             changed
         });
     }
 
-    /// A request of this lane failed and will be repeated.
-    pub fn failed(&self, lane: LaneName, error: &TableError) {
+    /// A request of this lane failed and will be repeated. Answers whether it was logged.
+    pub fn failed(&self, lane: LaneName, error: &TableError) -> bool {
         let random = fastrand::f64();
         let throttled = matches!(error, TableError::Retry { cause: Cause::Throttled, .. });
+        let what = What::of(lane, error);
         let mut inner = self.lock();
-        if concerns_everything(error) {
-            inner.everything.failed(error, random);
-        } else {
-            inner.lanes[lane as usize].failed(error, random);
+        match what {
+            What::Everything => inner.everything.failed(error, random),
+            What::Lane(lane) => inner.lanes[lane as usize].failed(error, random),
         }
         if throttled {
             let window = &mut inner.windows[lane as usize];
             *window = (*window / 2).max(1);
         }
         let window = inner.windows[lane as usize];
+        let begun = inner.outages.failed(what, error, Instant::now());
+        let (failing, down) = (inner.failing(), inner.everything.failing);
+        let worst = inner.outages.worst().map(str::to_owned);
         drop(inner);
-        let now = self.clock.now();
-        let text = error.to_string();
-        // Told once when it begins and when it becomes another; a dead link must not fill the journal.
-        let before = self.state.borrow().clone();
-        if before.last_error.as_deref() != Some(&text) || !before.lanes[lane as usize].failing {
-            tracing::warn!(lane = ?lane, error = %text, "the table did not take it");
+        if let Some(begun) = &begun {
+            let passed_over = begun.passed_over;
+            tracing::warn!(lane = ?lane, %error, passed_over, "the table did not take it");
         }
+        let now = self.clock.now();
         self.state.send_modify(|state| {
-            state.up = false;
             state.failures += 1;
             state.throttled += u64::from(throttled);
             state.last_error_at = Some(now);
-            state.last_error = Some(text);
-            state.lanes[lane as usize].failing = true;
             state.lanes[lane as usize].window = window;
+            state.shows(failing, down, worst);
         });
+        begun.is_some()
     }
 
     /// A request of this lane failed for a reason of its own item or of a table that somebody has to repair, while others
     /// go through; the lane tries it again at its own pace. Counted and told, it holds up nobody.
     pub fn failed_alone(&self, lane: LaneName, error: &TableError) {
-        let now = self.clock.now();
-        let text = error.to_string();
-        if self.state.borrow().last_error.as_deref() != Some(&text) {
-            tracing::warn!(lane = ?lane, error = %text, "the table did not take one item; the others go on");
-        }
         let throttled = matches!(error, TableError::Retry { cause: Cause::Throttled, .. });
+        let mut inner = self.lock();
+        inner.alone[lane as usize] = true;
+        let begun = inner.outages.failed(What::Lane(lane), error, Instant::now());
+        let (failing, down) = (inner.failing(), inner.everything.failing);
+        let worst = inner.outages.worst().map(str::to_owned);
+        drop(inner);
+        if let Some(begun) = begun {
+            let passed_over = begun.passed_over;
+            tracing::warn!(lane = ?lane, %error, passed_over, "the table did not take one item; the others go on");
+        }
+        let now = self.clock.now();
         self.state.send_modify(|state| {
-            state.up = false;
             state.failures += 1;
             state.throttled += u64::from(throttled);
             state.last_error_at = Some(now);
-            state.last_error = Some(text);
-            state.lanes[lane as usize].failing = true;
+            state.shows(failing, down, worst);
         });
     }
 
@@ -315,7 +359,7 @@ impl Health {
         self.state.send_modify(|state| {
             state.refused += 1;
             state.last_error_at = Some(now);
-            state.last_error = Some(error.to_string());
+            state.last_error = Some(cut(&error.to_string()).to_owned());
         });
     }
 
@@ -357,3 +401,6 @@ pub(super) fn concerns_everything(error: &TableError) -> bool {
         TableError::Permanent { .. } => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ pub mod dynamo;
 pub mod health;
 mod item;
 mod lanes;
+mod outage;
 pub mod provision;
 pub mod source;
 pub mod table;

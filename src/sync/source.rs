@@ -5,7 +5,7 @@ use std::future::Future;
 use floorgate_model::{DeviceId, ExecutionRecord, GatewayId};
 
 use crate::shadow::store::{StoreError, Wakeups};
-use crate::shadow::{DeviceView, HistoryBlock, Lane, OutboxEntry, StateSnapshot, Store};
+use crate::shadow::{DeviceView, HistoryBlock, Lane, OutboxEntry, OutboxOrder, StateSnapshot, Store};
 
 /// The store as the uploader sees it. Meanings and errors are those of [`Store`]'s methods of the same names.
 #[expect(missing_docs, reason = "each method is documented where it is implemented, at `Store`")]
@@ -16,6 +16,7 @@ pub trait SyncSource: Send + Sync + 'static {
     /// [`Store::peek_outbox_after`] of [`Lane::Table`].
     fn peek_executions(
         &self,
+        order: OutboxOrder,
         after: i64,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<OutboxEntry>, StoreError>> + Send;
@@ -50,8 +51,13 @@ impl SyncSource for Store {
     async fn device(&self, id: &DeviceId) -> Result<Option<DeviceView>, StoreError> {
         Self::device(self, id).await
     }
-    async fn peek_executions(&self, after: i64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        self.peek_outbox_after(Lane::Table, after, limit).await
+    async fn peek_executions(
+        &self,
+        order: OutboxOrder,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.peek_outbox_after(Lane::Table, order, after, limit).await
     }
     async fn newest_executions(&self, limit: usize) -> Result<Vec<ExecutionRecord>, StoreError> {
         self.executions(None, limit).await

@@ -28,8 +28,11 @@ pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
     row("clock", clock(report));
     let total: u64 = report.devices.values().sum();
     row("devices", format!("{total}{}", list(": ", report.devices.iter().map(|(status, n)| format!("{n} {status}")))));
-    row("commands", format!("{} open", report.commands_open));
-    row("store", store(&report.store));
+    let refused: u64 = report.commands_refused.values().sum();
+    let reasons = list(": ", report.commands_refused.iter().map(|(reason, n)| format!("{reason} {n}")));
+    let refused = if refused > 0 { format!(", {refused} refused since start{reasons}") } else { String::new() };
+    row("commands", format!("{} open{refused}", report.commands_open));
+    row("store", store(&report.store, report.sync.is_some()));
     if !report.refused.is_empty() {
         let refused = report.refused.iter().map(|(reason, n)| format!("{reason} {n}"));
         row("refused", list("", refused));
@@ -88,12 +91,14 @@ fn clock(report: &StatusReport) -> String {
     if clock.trusted { format!("trusted, {why}") } else { format!("NOT trusted, {why}: commands are refused") }
 }
 
-fn store(stats: &Value) -> String {
+/// `sends`: there are tables that what is stored goes to.
+fn store(stats: &Value, sends: bool) -> String {
     let figure = |name: &str| stats.get(name).and_then(Value::as_u64).unwrap_or(0);
     let mut text = format!(
-        "{} on disk, {} samples waiting to be sent",
+        "{} on disk, {} samples {}",
         words::bytes(figure("bytes_on_disk")),
-        figure("samples_waiting") + figure("samples_open")
+        figure("samples_waiting") + figure("samples_open"),
+        if sends { "waiting to be sent" } else { "kept" }
     );
     for (name, words) in [("outbox_waiting", "outcomes"), ("states_waiting", "device states")] {
         if figure(name) > 0 {
@@ -107,7 +112,11 @@ fn store(stats: &Value) -> String {
     if stats.get("full").and_then(Value::as_bool) == Some(true) {
         text.push_str(", FULL: readings are left with their senders until the table takes what waits");
     }
-    for (name, words) in [("store_failures", "failures"), ("blocks_parked", "blocks refused by the table")] {
+    for (name, words) in [
+        ("store_failures", "failures"),
+        ("blocks_parked", "blocks refused by the table"),
+        ("refused_not_announced", "refused commands forgotten before they were announced"),
+    ] {
         if figure(name) > 0 {
             text.push_str(&format!(", {} {words}", figure(name)));
         }
@@ -238,7 +247,37 @@ pub(super) fn outcome(record: &ExecutionRecord, waited_seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use serde_json::json;
+
+    #[test]
+    fn without_tables_samples_are_kept_and_with_them_they_wait() {
+        let stats =
+            json!({"bytes_on_disk": 1_500, "samples_open": 2, "samples_waiting": 5, "refused_not_announced": 3});
+        assert!(store(&stats, false).starts_with("1.5 kB on disk, 7 samples kept"));
+        let sends = store(&stats, true);
+        assert!(sends.starts_with("1.5 kB on disk, 7 samples waiting to be sent"), "{sends}");
+        assert!(sends.ends_with(", 3 refused commands forgotten before they were announced"), "{sends}");
+    }
+
+    #[test]
+    fn the_commands_that_were_refused_are_shown_by_their_reasons() {
+        let link = json!({"address": "a", "state": "up"});
+        let report = json!({
+            "gateway_id": "G", "version": "1", "started_at": 0, "uptime_seconds": 1, "store": {}, "floor": link,
+            "clock": Clock::set_to(Timestamp::EPOCH).state(), "refused": {}, "pending_devices": [], "devices": {},
+            "commands_open": 1, "commands_refused": {"EXPIRED": 2, "QUEUE_FULL": 5},
+        });
+        let mut report: StatusReport = serde_json::from_value(report).unwrap();
+        let shown = |report: &StatusReport| status(report, Timestamp::EPOCH);
+        assert!(
+            shown(&report).contains("1 open, 7 refused since start: EXPIRED 2, QUEUE_FULL 5\n"),
+            "{}",
+            shown(&report)
+        );
+        report.commands_refused.clear();
+        assert!(shown(&report).contains(" 1 open\n"));
+    }
 
     fn record(status: &str) -> ExecutionRecord {
         serde_json::from_value(json!({

@@ -62,9 +62,14 @@ pub struct Refused {
 
 impl Refused {
     pub(crate) fn new(reason: Refusal, detail: impl AsRef<str>) -> Self {
-        let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-        Self { reason, detail: detail.as_ref().chars().take(DETAIL_MAX).map(printable).collect() }
+        Self { reason, detail: log_text(detail.as_ref()) }
     }
+}
+
+/// A text from outside as it may stand in a log line: at most 160 characters, no control characters.
+pub(super) fn log_text(text: &str) -> String {
+    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(DETAIL_MAX).map(printable).collect()
 }
 
 /// The gates every payload passes: size, UTF-8, depth, JSON, object.

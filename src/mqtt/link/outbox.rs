@@ -36,7 +36,7 @@ pub struct Announcement {
 
 /// Where what is owed is kept: the store, or a double of it in tests.
 pub trait Outbox: Send + Sync + 'static {
-    /// The oldest entries, at most `limit`, those included that were peeked before and not yet confirmed.
+    /// The next entries in the order they are to go, at most `limit`, those included that were peeked before and not yet confirmed.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be read; the link asks again.
@@ -164,7 +164,7 @@ impl Pump {
         } else if self.due && self.ready.is_empty() && self.ours.len() < OUTBOX_WINDOW {
             self.due = false;
             self.peek_at = Instant::now() + PEEK_EVERY;
-            // As many as the window: those of ours come first, and what is beyond them fills it up.
+            // As many as the window: fewer are ours, so whatever their places, some of the others are among them.
             self.job = Some(Box::pin(async move { Done::Peeked(outbox.peek(OUTBOX_WINDOW).await) }));
         }
     }

@@ -3,7 +3,8 @@
 //! # Turns
 //!
 //! Numbers of the outbox only grow. What lies above the highest number tried has never been tried and goes first, at
-//! once. What lies below and is still there failed, or waits for its device's item: it is tried again in rounds, from the
+//! once, outcomes of accepted commands before refusals: as all outcomes above the mark are tried before the first refusal,
+//! the mark passes over refusals alone. What lies below and is still there failed, or waits for its device's item: it is tried again in rounds, from the
 //! lowest number to the highest and around, so that every record gets its turn however many fail for good. The rounds
 //! have a pace of their own, so that no failure that is a record's own delays another record's first try; what is too
 //! much at once, or cannot be reached, holds up all. Memory does not grow with what fails.
@@ -18,8 +19,8 @@ use tokio::time::Instant;
 use super::pace::Pace;
 use super::settling::Settling;
 use super::{Context, Step, StoreTrouble};
-use crate::shadow::OutboxEntry;
 use crate::shadow::store::StoreError;
+use crate::shadow::{OutboxEntry, OutboxOrder};
 use crate::sync::health::{LaneName, concerns_everything};
 use crate::sync::source::SyncSource;
 use crate::sync::table::{Cause, CloudTable, ExecutionWritten, TableError};
@@ -121,7 +122,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
     /// One look at the outbox and what can be written of it; `again` also goes on with the round of later tries.
     pub(in crate::sync) async fn step(&mut self, again: bool) -> Result<Step, StoreError> {
         let context = Arc::clone(&self.context);
-        let fresh = context.source.peek_executions(self.tried_to, PEEK).await?;
+        let fresh = context.source.peek_executions(OutboxOrder::OutcomesFirst, self.tried_to, PEEK).await?;
         let (full, any) = (fresh.len() >= PEEK, !fresh.is_empty());
         let (old, old_full) = if again { self.next_of_round().await? } else { (Vec::new(), false) };
         context.health.waiting(LANE, fresh.len() + old.len());
@@ -136,7 +137,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
             tried = Tried { failed: tried.failed | later.failed, held: later.held };
         }
         if !tried.failed {
-            context.health.widen(LANE);
+            context.health.widen(LANE, self.pace.is_failing() || self.settling.is_failing());
         }
         if !tried.held {
             more |= self.settling.step().await?;
@@ -153,7 +154,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
         let tried_to = self.tried_to;
         let mut wrapped = false;
         while self.left {
-            let mut old = self.context.source.peek_executions(self.round_at, PEEK).await?;
+            let mut old = self.context.source.peek_executions(OutboxOrder::ByNumber, self.round_at, PEEK).await?;
             let full = old.len() >= PEEK;
             old.retain(|entry| entry.seq <= tried_to);
             let Some(last) = old.last().map(|entry| entry.seq) else {

@@ -65,7 +65,7 @@ impl<S: SyncSource, T: CloudTable> History<S, T> {
         }
         drop(batches);
         if !failed {
-            context.health.widen(LANE);
+            context.health.widen(LANE, false);
         }
         let full = blocks.len() >= limit;
         if !full && !failed {

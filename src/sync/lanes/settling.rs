@@ -59,6 +59,11 @@ impl<S: SyncSource, T: CloudTable> Settling<S, T> {
         self.wait(0, record);
     }
 
+    /// Whether a look failed by itself and is to be repeated.
+    pub(super) fn is_failing(&self) -> bool {
+        self.pace.is_failing() && !self.waiting.is_empty()
+    }
+
     /// When the next look is due.
     pub(super) fn due(&self) -> Option<Instant> {
         let next = self.waiting.front()?.due;

@@ -127,7 +127,7 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             }
         }
         if !failed {
-            context.health.widen(LANE);
+            context.health.widen(LANE, self.pace.is_failing());
         }
         let adopted = self.adopted.iter().any(|(device, version)| adopted_before.get(device) != Some(version));
         if failed || many || adopted || left {

@@ -276,6 +276,31 @@ async fn a_store_that_fails_is_asked_again_and_only_a_closed_one_ends_sync() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_look_that_was_given_up_leaves_no_table_down() {
+    let (store, table) = <(MemoryStore, MemoryTable)>::default();
+    store.put(view("A", 1));
+    let mut uploader = uploader(&store, &table);
+    let state = uploader.watch();
+    while uploader.sync_once().await.unwrap() {}
+    store.data().outbox.push(entry(1, record("A", "c1", ExecutionStatus::Succeeded)));
+    uploader.sync_once().await.unwrap();
+    assert!(state.borrow().up && store.data().outbox.is_empty());
+    // `SETTLE_TRIES`.
+    let tries = 30;
+    table.fails((0..tries + 8).map(|_| Fault::Before(retry(Cause::Server))));
+    for number in 1..=tries {
+        tokio::time::advance(Duration::from_secs(10)).await;
+        uploader.sync_once().await.unwrap();
+        assert!(!state.borrow().up, "look {number} fails");
+    }
+    // Nothing is asked of the table any more.
+    uploader.sync_once().await.unwrap();
+    assert!(state.borrow().up);
+    let table = table.data();
+    assert_eq!((table.faults.len(), table.settled), (8, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_missing_history_table_holds_up_no_state() {
     let (store, table) = <(MemoryStore, MemoryTable)>::default();
     let uploader = uploader(&store, &table);

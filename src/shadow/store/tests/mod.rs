@@ -4,6 +4,7 @@ mod figures;
 #[cfg(feature = "suites")]
 mod measures;
 mod readings;
+mod refusals;
 mod reported;
 mod room;
 
@@ -293,9 +294,9 @@ async fn a_confirmation_leaves_an_entry_that_was_renewed_meanwhile() {
     store.claim(&id("A"), &CommandId::new("c1").unwrap()).await.unwrap().unwrap();
     store.confirm_outbox(Lane::Table, vec![seen[0].seq]).await.unwrap();
     let renewed = store.peek_outbox(Lane::Table, 10).await.unwrap();
-    let after = store.peek_outbox_after(Lane::Table, seen[0].seq, 10).await.unwrap();
+    let after = store.peek_outbox_after(Lane::Table, OutboxOrder::ByNumber, seen[0].seq, 10).await.unwrap();
     assert_eq!(after, renewed, "a renewed entry comes after the one that was seen");
-    assert!(store.peek_outbox_after(Lane::Table, renewed[0].seq, 10).await.unwrap().is_empty());
+    assert!(store.peek_outbox_after(Lane::Table, OutboxOrder::ByNumber, renewed[0].seq, 10).await.unwrap().is_empty());
     assert_eq!(renewed[0].record.status, ExecutionStatus::InProgress);
     store.confirm_outbox(Lane::Table, vec![renewed[0].seq]).await.unwrap();
     assert!(store.peek_outbox(Lane::Table, 10).await.unwrap().is_empty());

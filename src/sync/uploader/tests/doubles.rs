@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use floorgate_model::{CommandId, DeviceId, DeviceStatus, ExecutionRecord, GatewayId, Timestamp};
+use floorgate_model::{CommandId, DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, GatewayId, Timestamp};
 
 use super::{device, me};
 use crate::shadow::store::{StoreError, Wakeups};
-use crate::shadow::{DeviceView, HistoryBlock, OutboxEntry, StateSnapshot};
+use crate::shadow::{DeviceView, HistoryBlock, OutboxEntry, OutboxOrder, StateSnapshot};
 use crate::sync::source::SyncSource;
 use crate::sync::table::{
     BlocksWritten, Cause, CloudTable, ExecutionWritten, Owner, Scope, Settled, StateWritten, TableError,
@@ -72,9 +72,19 @@ impl SyncSource for MemoryStore {
         self.works()?;
         Ok(self.data().views.get(id).cloned())
     }
-    async fn peek_executions(&self, after: i64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
+    async fn peek_executions(
+        &self,
+        order: OutboxOrder,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
         self.works()?;
-        Ok(self.data().outbox.iter().filter(|entry| entry.seq > after).take(limit).cloned().collect())
+        let mut entries: Vec<_> = self.data().outbox.iter().filter(|entry| entry.seq > after).cloned().collect();
+        if order == OutboxOrder::OutcomesFirst {
+            entries.sort_by_key(|entry| entry.record.status == ExecutionStatus::Rejected);
+        }
+        entries.truncate(limit);
+        Ok(entries)
     }
     async fn newest_executions(&self, limit: usize) -> Result<Vec<ExecutionRecord>, StoreError> {
         self.works()?;

@@ -44,6 +44,24 @@ async fn of_records_that_all_fail_each_gets_its_turn_and_a_new_one_goes_before_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_an_outage_outcomes_go_before_refusals_and_no_refusal_is_forgotten() {
+    let (store, table) = <(MemoryStore, MemoryTable)>::default();
+    store.put(view("A", 1));
+    let mut uploader = uploader(&store, &table);
+    uploader.sync_once().await.unwrap();
+    for seq in 1..=300 {
+        let status = if seq % 30 == 0 { ExecutionStatus::Failed } else { ExecutionStatus::Rejected };
+        store.data().outbox.push(entry(seq, record("A", &format!("a{seq}"), status)));
+    }
+    for _ in 0..20 {
+        uploader.sync_once().await.unwrap();
+    }
+    assert!(table.data().tries[..10].iter().all(|seq| seq % 30 == 0), "{:?}", &table.data().tries[..12]);
+    assert_eq!(table.data().executions.len(), 300);
+    assert!(store.data().outbox.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn records_that_wait_for_their_device_hide_no_other() {
     let (store, table) = <(MemoryStore, MemoryTable)>::default();
     records_of_b(&store, 300);
