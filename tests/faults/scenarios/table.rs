@@ -92,7 +92,7 @@ async fn blow(
             rig.daemon.kill().await;
             rig.daemon.run().await;
             load.log.lock().starts.push(rig.daemon.ready_after);
-            Some("kills")
+            Some("table/daemon-killed")
         }
     }
 }
