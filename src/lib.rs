@@ -19,6 +19,10 @@
 //! [`shadow`]; only [`gateway`] knows all. `tests/architecture.rs` enforces it. Vendor crates stay in their rooms:
 //! rumqttc in [`mqtt`], rusqlite in [`shadow`], the AWS SDK in [`sync`].
 
+// First: its macro is for all others.
+#[macro_use]
+pub mod fail_points;
+
 pub mod backoff;
 pub mod cli;
 pub mod clock;

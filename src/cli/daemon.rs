@@ -11,6 +11,10 @@ const WORKER_THREADS: usize = 2;
 
 pub(super) fn run(file: &Path, environment: &Environment, log_level: Option<&str>) -> Result<(), CliError> {
     start_logging(environment, log_level)?;
+    #[cfg(feature = "fail_points")]
+    if let Some(point) = environment.get("FLOORGATE_FAIL_POINT") {
+        crate::fail_points::arm(point).map_err(|error| CliError::Usage(format!("FLOORGATE_FAIL_POINT: {error}")))?;
+    }
     let config = load(file, environment)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");

@@ -91,13 +91,20 @@ impl<L: CommandLog> Hands<L> {
             self.finish(record, self.too_old(record)).await;
         } else if self.in_hand.is_closed() {
             // The gateway stops: it stays where it is.
-        } else if let Some(claimed) = self.log.claim(&record.device_id, &record.command_id).await? {
+        } else if let Some(claimed) = self.claim(record).await? {
             // The intent. From here on, whatever happens, this execution is not sent a second time.
             self.carry_out(claimed, device.as_ref(), Step::Send, fresh).await;
         } else {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    async fn claim(&self, record: &ExecutionRecord) -> Result<Option<OpenExecution>, StoreError> {
+        fail_point!(BeforeClaim);
+        let claimed = self.log.claim(&record.device_id, &record.command_id).await;
+        fail_point!(AfterClaim);
+        claimed
     }
 
     /// A claimed execution to its end.
@@ -165,9 +172,11 @@ impl<L: CommandLog> Hands<L> {
     /// Ends it in the journal; keeps at it while the store cannot, because the outcome is known only here.
     async fn finish(&self, record: &ExecutionRecord, ending: Ending) {
         let (device, id) = (&record.device_id, &record.command_id);
+        fail_point!(BeforeFinish);
         loop {
             match self.log.finish(device, id, ending.clone()).await {
                 Ok(ended) => {
+                    fail_point!(AfterFinish);
                     let reason = ending.reason.map_or("", Reason::as_str);
                     if ended.is_some() {
                         info!(device_id = %device, command_id = %id, reason, command = record.command, status = %ending.status, "command ended");

@@ -73,7 +73,12 @@ impl<L: CommandLog> Hands<L> {
         let mut changes = self.log.floor_changes();
         let mut send = pin!(async {
             match plan.sending {
-                Some((driver, order)) => driver.send(order).await,
+                Some((driver, order)) => {
+                    fail_point!(BeforeSend);
+                    let sent = driver.send(order).await;
+                    fail_point!(AfterSend);
+                    sent
+                }
                 None => Ok(Sent::Acknowledged),
             }
         });

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Variables that are read; nothing else of the environment matters.
-pub const VARIABLES: [&str; 10] = [
+pub const VARIABLES: &[&str] = &[
     "AWS_ACCESS_KEY_ID",
     "AWS_PROFILE",
     "AWS_REGION",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AWS_SHARED_CREDENTIALS_FILE",
+    // For tests alone; a daemon built without the feature does not even look.
+    #[cfg(feature = "fail_points")]
+    "FLOORGATE_FAIL_POINT",
     "FLOORGATE_LOG",
     "HOME",
     "JOURNAL_STREAM",
@@ -32,7 +35,7 @@ impl Environment {
     /// The environment of this process.
     #[must_use]
     pub fn of_process() -> Self {
-        Self::from_pairs(VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))))
+        Self::from_pairs(VARIABLES.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))))
     }
 
     /// An environment of given variables.

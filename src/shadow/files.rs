@@ -44,7 +44,9 @@ pub(super) fn pages_in_use(connection: &Connection) -> rusqlite::Result<u32> {
 pub(super) fn empty_log(connection: &Connection) -> rusqlite::Result<()> {
     let patience: u32 = connection.pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
     connection.busy_timeout(Duration::ZERO)?;
+    fail_point!(BeforeCheckpoint);
     let outcome = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    fail_point!(AfterCheckpoint);
     connection.busy_timeout(Duration::from_millis(u64::from(patience)))?;
     match outcome {
         Err(cause) if cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),

@@ -424,6 +424,7 @@ impl Samples {
 
     /// Opens the file again, as at the start, and proves that it takes writes.
     pub(super) fn reopen(&mut self, memory: &Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
+        fail_point!(BeforeReopen);
         let suspect = matches!(&self.db, Err(StoreError::Damaged { .. }));
         let opened = TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect);
         let proved = opened.and_then(|(db, _, rescued)| Ok((db.prove()?, rescued)));

@@ -232,11 +232,13 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         Header::Damaged(cause) => return Err(StoreError::Damaged { path: path.display().to_string(), cause }),
     };
     // Only now: some of these write to the file.
+    fail_point!(StateBeforeMigration);
     prepare(&connection).map_err(failed)?;
     migrate(&mut connection, found).map_err(failed)?;
     if let Some(missing) = missing(&connection).map_err(failed)? {
         return Err(StoreError::Damaged { path: path.display().to_string(), cause: format!("it has no {missing}") });
     }
+    fail_point!(StateAfterMigration);
     Ok(connection)
 }
 
@@ -262,6 +264,7 @@ fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
         let transaction = connection.transaction()?;
         transaction.execute_batch(migration)?;
         header::write(&transaction, Mark::State, version)?;
+        fail_point!(StateInMigration);
         transaction.commit()?;
     }
     Ok(())

@@ -76,10 +76,12 @@ impl StateFile {
     /// Commits; on an error nothing of the transaction counts any more.
     pub(super) fn commit(&mut self) -> Result<(), StoreError> {
         let connection = self.connection.as_ref().map_err(Clone::clone)?;
+        fail_point!(StateBeforeCommit);
         let moved = if self.has_changes() { life::transitions(connection).map(Some) } else { Ok(None) };
         let outcome = moved.and_then(|moved| connection.execute_batch("COMMIT").map(|()| moved));
         match outcome {
             Ok(moved) => {
+                fail_point!(StateAfterCommit);
                 self.changes_at_begin = None;
                 if let Some((store, transitions)) = moved
                     && let Some(witness) = &mut self.witness
@@ -117,6 +119,7 @@ impl StateFile {
         let closed = std::mem::replace(&mut self.connection, Err(StoreError::Closed));
         let Ok(connection) = closed else { return Ok(()) };
         let cannot = io("close state.db");
+        fail_point!(BeforeCheckpoint);
         if let Err(cause) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             log::abandon(connection);
             return Err(cannot(cause));

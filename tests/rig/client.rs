@@ -74,11 +74,14 @@ impl Client {
     }
 
     pub async fn subscribe(&mut self, filter: &str) {
-        self.mqtt.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(5), self.subscribed.recv())
-            .await
-            .expect("SUBACK")
-            .expect("connection");
+        assert!(self.try_subscribe(filter).await, "no SUBACK");
+    }
+
+    /// False if the connection ends before the SUBACK, or it does not come within 5 s.
+    pub async fn try_subscribe(&mut self, filter: &str) -> bool {
+        let asked = self.mqtt.subscribe(filter, QoS::AtLeastOnce).await;
+        let answered = tokio::time::timeout(Duration::from_secs(5), self.subscribed.recv()).await;
+        asked.is_ok() && matches!(answered, Ok(Some(())))
     }
 
     /// Sends with QoS 1; the answer resolves when the PUBACK comes, and fails if the connection ends before.

@@ -1,7 +1,7 @@
 //! The daemon as a child process.
 
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,6 +14,10 @@ pub struct Daemon {
     child: Option<Child>,
     /// More variables for the running daemon.
     pub environment: Vec<(&'static str, PathBuf)>,
+    /// `NAME:N`: the next start dies at the N-th pass of this point. Only with the feature `fail_points`.
+    pub fail_point: Option<String>,
+    /// A program with its first arguments that becomes the daemon, `unshare` for example.
+    pub through: Vec<String>,
     /// From the start of the process until its control socket answered.
     pub ready_after: Duration,
 }
@@ -28,12 +32,17 @@ impl Daemon {
             log: log.to_owned(),
             child: None,
             environment: Vec::new(),
+            fail_point: None,
+            through: Vec::new(),
             ready_after: Duration::ZERO,
         }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        self.prepared(Command::new(&self.program), arguments)
+    }
+
+    fn prepared(&self, mut command: Command, arguments: &[&str]) -> Command {
         command.args(arguments).arg("--config").arg(&self.config).kill_on_drop(true).stdin(Stdio::null());
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env_remove("AWS_SESSION_TOKEN");
         command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
@@ -59,26 +68,47 @@ impl Daemon {
 
     /// Starts the daemon and waits until it answers.
     pub async fn run(&mut self) {
+        let exited = self.try_run().await.err();
+        assert!(exited.is_none(), "the daemon ended with {exited:?}\n{}", self.log());
+    }
+
+    /// Starts the daemon and waits until it answers, or ends before.
+    pub async fn try_run(&mut self) -> Result<(), ExitStatus> {
         self.spawn();
         let started = Instant::now();
         loop {
             if self.cli(&["status", "--json"]).await.status.success() {
                 break;
             }
-            let exited = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(exited.is_none(), "the daemon ended with {exited:?}\n{}", self.log());
+            if let Some(exited) = self.exited() {
+                return Err(exited);
+            }
             assert!(started.elapsed() < Duration::from_secs(10), "the daemon does not answer\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.ready_after = started.elapsed();
+        Ok(())
+    }
+
+    /// How it ended, if it has.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().unwrap())
     }
 
     /// Starts the daemon and does not wait.
     pub fn spawn(&mut self) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut child = self.command(&["run"]);
-        child.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let child = child.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut command = match self.through.split_first() {
+            None => self.command(&["run"]),
+            Some((program, first)) => {
+                let mut command = Command::new(program);
+                command.args(first).arg(&self.program);
+                self.prepared(command, &["run"])
+            }
+        };
+        command.envs(self.fail_point.take().map(|point| ("FLOORGATE_FAIL_POINT", point)));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.child = Some(child);
     }
 

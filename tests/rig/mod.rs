@@ -152,6 +152,13 @@ impl Rig {
         self.folder.path().join("state")
     }
 
+    /// Replaces a part of the configuration file: another part of the test takes a place of the rig's.
+    pub fn put_in_config(&self, old: &str, new: &str) {
+        let text = read(&self.config);
+        assert!(text.contains(old), "`{old}` does not stand in the configuration");
+        std::fs::write(&self.config, text.replace(old, new)).unwrap();
+    }
+
     /// A device on the floor, announced and listening for orders.
     pub async fn device(&self, suffix: &str, behaviour: Behaviour) -> Device {
         Device::connect(self.floor, &self.id(suffix), behaviour).await

@@ -7,6 +7,7 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Map, Value};
 
+#[derive(Clone)]
 pub struct Items {
     client: Client,
     prefix: Option<String>,
@@ -64,8 +65,13 @@ impl Items {
     }
 
     pub async fn all_devices(&self) -> Vec<Value> {
-        let scan = self.client.scan().table_name(self.name("devices")).send().await.unwrap();
-        scan.items().iter().map(item).collect()
+        self.try_all_devices().await.expect("the table answers")
+    }
+
+    /// `None` while the table does not answer.
+    pub async fn try_all_devices(&self) -> Option<Vec<Value>> {
+        let scan = self.client.scan().table_name(self.name("devices")).send().await.ok()?;
+        Some(scan.items().iter().map(item).collect())
     }
 
     pub async fn commands(&self, device: &str) -> Vec<Value> {

@@ -37,6 +37,9 @@ pub struct Faults {
     pub cut_after_connack: bool,
     /// The connection is cut after so many publishes were taken on it; the last of them is not acknowledged.
     pub cut_after: Option<usize>,
+    /// Messages reach their subscribers up to so much later, each topic by a time of its own: late, and out of order
+    /// across topics.
+    pub late: Option<Duration>,
     /// CONNECT is answered with this.
     pub refuse_connect: Option<ConnectReturnCode>,
     /// New connections are closed before anything is said.
@@ -149,7 +152,22 @@ impl Broker {
         if retain {
             self.lock().retained.insert(topic.to_owned(), payload.clone());
         }
-        self.route(topic, &payload);
+        let late = self.lock().faults.late;
+        let Some(late) = late else { return self.route(topic, &payload) };
+        // One time for a topic, so that its own messages stay in order.
+        let part = topic.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 8;
+        let (broker, topic) = (self.clone(), topic.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(late * part / 8).await;
+            broker.route(&topic, &payload);
+        });
+    }
+
+    /// Forgets every session and retained message, as a broker does that comes back without its disk.
+    pub fn forget(&self) {
+        let mut inner = self.lock();
+        inner.sessions.clear();
+        inner.retained.clear();
     }
 
     /// The retained message of a topic.

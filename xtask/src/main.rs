@@ -2,6 +2,7 @@
 
 mod chores;
 mod disk;
+mod faults;
 mod servers;
 mod suites;
 mod tools;
@@ -15,6 +16,8 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
   interop               the floor endpoint with paho, mosquitto_pub/sub and MQTT.js
   kills [--count N]     kill -9 under load N times (default 50), then check that nothing acknowledged is lost
   disk                  a full and a read-only disk under the daemon, with a small file system of its own (root)
+  faults [--minutes N] [--seed S] [--only NAME] [--matrix FILE]
+                        every fault under load, judged from outside (default 10 minutes); writes docs/fault-matrix.md
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
   deny                  licences, sources, banned crates and advisories (cargo-deny)
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         "interop" => suites::interop(),
         "kills" => number("--count", 50).and_then(suites::kills),
         "disk" => disk::suite(),
+        "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
         "measure" => suites::measure(),
         "deny" => chores::deny(),

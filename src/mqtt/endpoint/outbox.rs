@@ -178,6 +178,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
                 Some(Ok(Err(error))) => return Err(not_stored(&error)),
                 Some(Err(oneshot::error::TryRecvError::Closed)) => return Err(not_stored(&"the store went away")),
             }
+            fail_point!(EndpointBeforePuback);
             self.unsettled.pop_front();
         }
         Ok(())
@@ -258,6 +259,7 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
         match timeout_at(stall, self.writer.write(&self.pending)).await {
             Err(_) => Err(slow_reader()),
             Ok(Ok(count)) if count > 0 => {
+                fail_point!(EndpointAfterWrite);
                 self.pending.advance(count);
                 (self.stalled_at, self.flush_due) = (None, true);
                 Ok(())

@@ -37,6 +37,7 @@ async fn write_acks(event_loop: &mut EventLoop, acks: &Acks) -> Result<(), Conne
     if waiting.is_empty() {
         return Ok(());
     }
+    fail_point!(LinkBeforePuback);
     let write = async {
         for pkid in waiting {
             if let Some(packet) = event_loop.state.handle_outgoing_packet(Request::PubAck(PubAck::new(pkid)))? {
@@ -46,7 +47,10 @@ async fn write_acks(event_loop: &mut EventLoop, acks: &Acks) -> Result<(), Conne
         network.flush().await
     };
     match timeout_at(Instant::now() + CONNECT_WAIT, write).await {
-        Ok(written) => Ok(written?),
+        Ok(written) => {
+            fail_point!(LinkAfterPuback);
+            Ok(written?)
+        }
         Err(_) => Err(ConnectionError::FlushTimeout),
     }
 }

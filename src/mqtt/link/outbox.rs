@@ -156,7 +156,9 @@ impl Pump {
         if !self.acked.is_empty() {
             let seqs = std::mem::take(&mut self.acked);
             self.job = Some(Box::pin(async move {
+                fail_point!(BeforeResultConfirm);
                 let result = outbox.confirm(seqs.clone()).await;
+                fail_point!(AfterResultConfirm);
                 Done::Confirmed(seqs, result)
             }));
         } else if self.due && self.ready.is_empty() && self.ours.len() < OUTBOX_WINDOW {

@@ -85,7 +85,9 @@ impl TelemetryDb {
             rows::drop_pages_from(&tx, PAGES_KEPT.max(tail.page + 1)).map_err(&doing)?;
             balance = Some(books.save(&tx).map_err(&doing)?);
         }
+        fail_point!(TelemetryBeforeCommit);
         tx.commit().map_err(&doing)?;
+        fail_point!(TelemetryAfterCommit);
         self.tail = tail;
         if let Some(balance) = balance {
             self.keep_balance(balance);
@@ -122,6 +124,7 @@ impl TelemetryDb {
                 era: block.era,
             };
             rows::insert_block(tx, &row)?;
+            fail_point!(InBlockClose);
             head.last_block = Some(row.id);
             if !block.late {
                 head.last_live = Some(row.id);

@@ -146,7 +146,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     };
     // Only now: some of these write to the file.
     configure(&conn).map_err(failed)?;
+    fail_point!(TelemetryBeforeMigration);
     migrate(&conn, found).map_err(failed)?;
+    fail_point!(TelemetryAfterMigration);
     Ok(conn)
 }
 

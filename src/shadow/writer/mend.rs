@@ -204,6 +204,7 @@ impl Writer {
             Some(StoreError::Damaged { cause, .. }) => Some(cause.clone()),
             _ => None,
         };
+        fail_point!(BeforeReopen);
         let opened = open_state(&self.config, &self.clock, &mut self.lock, met.as_deref())?;
         let newest: Newest = self
             .memory

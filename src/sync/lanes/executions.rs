@@ -254,7 +254,9 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
             self.pace.over();
         }
         self.homeless.remove(&entry.seq);
+        fail_point!(BeforeExecutionConfirm);
         context.source.confirm_executions(vec![entry.seq]).await?;
+        fail_point!(AfterExecutionConfirm);
         if entry.record.status.is_terminal() {
             self.settling.add(entry.record);
         }

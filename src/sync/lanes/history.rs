@@ -145,7 +145,9 @@ impl<S: SyncSource, T: CloudTable> History<S, T> {
                     health.wrote(LANE, accepted.len());
                     let missing = part.len() - accepted.len();
                     if !accepted.is_empty() {
+                        fail_point!(BeforeBlocksConfirm);
                         source.confirm_blocks(accepted).await?;
+                        fail_point!(AfterBlocksConfirm);
                     }
                     if missing == 0 {
                         health.succeeded(LANE, 0);

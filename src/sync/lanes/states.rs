@@ -178,6 +178,7 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
                 if self.suspects.remove(device).is_some() {
                     self.pace.over();
                 }
+                fail_point!(BeforeStateConfirm);
                 match written {
                     StateWritten::Current => context.source.confirm_state(device, view.version).await?,
                     StateWritten::Behind { table_version } => {

@@ -1,0 +1,119 @@
+//! Floods: 50,000 ids that nobody attached, and one device that does not stop talking.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde_json::json;
+
+use super::judge;
+use crate::Round;
+use crate::load::floor::{Conduct, now_ms};
+use crate::load::{self, Load};
+use crate::rig::Rig;
+use crate::rig::client::Client;
+
+/// Unknown ids of one flood.
+const IDS: usize = 50_000;
+/// From so many clients: one alone may send 200 messages a second.
+const CLIENTS: usize = 10;
+/// They come within this time.
+const FLOOD: Duration = Duration::from_secs(60);
+/// What they may cost.
+const RSS_MAX_KB: i64 = 5 * 1_024;
+/// Messages on their way at a time.
+const WINDOW: usize = 500;
+
+/// Resident memory of the daemon, KiB.
+fn resident(rig: &Rig) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Publishes the ids of one client; answers how many were acknowledged.
+async fn pour(client: &Client, ids: std::ops::Range<usize>) -> usize {
+    let (mut waits, mut acknowledged) = (FuturesUnordered::new(), 0);
+    for n in ids {
+        waits.push(client.send(&format!("devices/FLOOD-{n}/telemetry"), r#"{"x":1}"#, false).await);
+        if waits.len() >= WINDOW {
+            acknowledged += usize::from(matches!(waits.next().await, Some(Ok(()))));
+        }
+    }
+    while let Some(wait) = waits.next().await {
+        acknowledged += usize::from(wait.is_ok());
+    }
+    acknowledged
+}
+
+async fn unknown_ids(rig: &Rig, round: &mut Round) {
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        let client = Client::connect(rig.floor, &format!("technician-{n}")).await;
+        // What the first messages of a client cost is not what the flood costs.
+        pour(&client, IDS + n * 20..IDS + (n + 1) * 20).await;
+        clients.push(client);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (before, begun) = (resident(rig), Instant::now());
+    let part = IDS / CLIENTS;
+    let pouring = clients.iter().enumerate().map(|(n, client)| pour(client, n * part..(n + 1) * part));
+    let acknowledged: usize = futures_util::future::join_all(pouring).await.into_iter().sum();
+    let (took, grown) = (begun.elapsed(), resident(rig) - before);
+    round.count("floods/unknown-ids", 1);
+    round.note("floods/unknown-ids", format!("{IDS} ids in {} s, RSS {grown:+} KiB", took.as_secs()));
+    if grown > RSS_MAX_KB {
+        round.broken.push(format!("G8: {IDS} unknown ids cost {grown} KiB of memory, allowed {RSS_MAX_KB}"));
+    }
+    if acknowledged != IDS || took > FLOOD {
+        round.broken.push(format!("G8: {acknowledged} of {IDS} unknown ids were answered, within {took:?}"));
+    }
+}
+
+/// One device floods; answers how long the acknowledgements of another took, at the 99th of 100.
+async fn neighbour(rig: &Rig, seconds: u64, flooding: bool) -> Duration {
+    let flood = Client::connect(rig.floor, "flooder").await;
+    let healthy = Client::connect(rig.floor, "neighbour").await;
+    let (noisy, quiet) = (rig.id("VALVE-003"), rig.id("VALVE-002"));
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let flooded = async {
+        let mut waits = FuturesUnordered::new();
+        while flooding && Instant::now() < until {
+            let payload = json!({"position_pct": 1, "timestamp": now_ms()}).to_string();
+            waits.push(flood.send(&format!("devices/{noisy}/telemetry"), payload, false).await);
+            if waits.len() >= WINDOW {
+                let _ = tokio::time::timeout(Duration::from_millis(500), waits.next()).await;
+            }
+        }
+    };
+    let measured = async {
+        let mut took = Vec::new();
+        while Instant::now() < until {
+            let begun = Instant::now();
+            let payload = json!({"position_pct": 2, "timestamp": now_ms()}).to_string();
+            healthy.publish(&format!("devices/{quiet}/telemetry"), payload, false).await;
+            took.push(begun.elapsed());
+            // Within the rate that any device may have.
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        took.sort_unstable();
+        took[took.len() * 99 / 100]
+    };
+    tokio::join!(flooded, measured).1
+}
+
+pub async fn both(seed: u64) -> Round {
+    let mut round = Round::default();
+    let mut rig = load::prepare(load::options()).await;
+    load::first_start(&mut rig).await;
+    unknown_ids(&rig, &mut round).await;
+    let calm = neighbour(&rig, 5, false).await;
+    let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
+    let flooded = neighbour(&rig, 8, true).await;
+    round.count("floods/one-device", 1);
+    let note =
+        format!("p99 of a neighbour's acknowledgement: {} ms, {} ms without", flooded.as_millis(), calm.as_millis());
+    round.note("floods/one-device", note);
+    judge(&mut load, &rig, &mut round).await;
+    round
+}

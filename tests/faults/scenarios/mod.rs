@@ -1,0 +1,54 @@
+//! The scenarios. Each has a rig of its own, and one seed decides all its choices.
+
+mod devices;
+mod everything;
+mod floods;
+mod kills;
+mod links;
+mod table;
+
+use std::time::Duration;
+
+use crate::load::{Load, checker::Broken, evidence::Evidence};
+use crate::rig::Rig;
+use crate::{Round, Scenario};
+
+/// All, in the order in which they run.
+pub const ALL: &[Scenario] = &[
+    Scenario { name: "fail-points", run: |seed| Box::pin(kills::fail_points(seed)) },
+    Scenario { name: "first-start", run: |seed| Box::pin(kills::first_start(seed)) },
+    Scenario { name: "stops", run: |seed| Box::pin(kills::stops(seed)) },
+    Scenario { name: "kills", run: |seed| Box::pin(kills::random(seed)) },
+    Scenario { name: "table", run: |seed| Box::pin(table::storms(seed)) },
+    Scenario { name: "links", run: |seed| Box::pin(links::cloud(seed)) },
+    Scenario { name: "floor", run: |seed| Box::pin(links::floor(seed)) },
+    Scenario { name: "everything", run: |seed| Box::pin(everything::at_once(seed)) },
+    Scenario { name: "devices", run: |seed| Box::pin(devices::odd(seed)) },
+    Scenario { name: "floods", run: |seed| Box::pin(floods::both(seed)) },
+];
+
+/// How long the table may take to show everything after the last fault.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// Ends the load and judges it; what is broken goes into the round.
+async fn judge(load: &mut Load, rig: &Rig, round: &mut Round) -> Evidence {
+    // Nothing is left to do if it has been stopped before.
+    load.stop().await;
+    let (evidence, broken) = load.judge(PATIENCE).await;
+    blame(rig, &broken, round);
+    if evidence.acknowledged.is_empty() || !evidence.records.iter().any(|record| record.status == "succeeded") {
+        round.broken.push("the load was not real: nothing acknowledged, or nothing succeeded".to_owned());
+    }
+    evidence
+}
+
+fn blame(rig: &Rig, broken: &[Broken], round: &mut Round) {
+    // What cannot come right says most.
+    let (missing, wrong): (Vec<_>, Vec<_>) = broken.iter().partition(|broken| broken.may_come_right());
+    round.broken.extend(wrong.into_iter().chain(missing).map(Broken::to_string));
+    if !broken.is_empty() {
+        let log = rig.daemon.log();
+        let lines: Vec<_> = log.lines().collect();
+        println!("the daemon's last lines:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+    }
+}
