@@ -47,6 +47,8 @@ impl Default for InhibitionWatch {
 pub(in crate::shadow) struct Doubt {
     shown: watch::Sender<Option<Inhibition>>,
     counted_at: Instant,
+    /// What the file said is left when it was last read or written.
+    in_file: Duration,
     /// What the file says is left differs from what is.
     unsaved: bool,
 }
@@ -54,12 +56,24 @@ pub(in crate::shadow) struct Doubt {
 impl Doubt {
     pub(in crate::shadow) fn new(now: Instant) -> (Self, InhibitionWatch) {
         let (shown, watch) = watch::channel(None);
-        (Self { shown, counted_at: now, unsaved: false }, InhibitionWatch(watch))
+        (Self { shown, counted_at: now, in_file: Duration::ZERO, unsaved: false }, InhibitionWatch(watch))
     }
 
-    /// The file says so, or damage has just been met.
+    /// Whether a file that was opened again says something that was not written here: it was rebuilt, though the opening
+    /// went no further then.
+    pub(in crate::shadow) fn is_news(&self, left: Duration) -> bool {
+        left > self.in_file
+    }
+
+    /// The file says so, or damage has just been met. A doubt that is known already is never cut short by it.
     pub(in crate::shadow) fn begin(&mut self, left: Duration, why: &str, now: Instant) {
-        self.counted_at = now;
+        self.pass(now);
+        self.in_file = left;
+        if left < self.left() {
+            self.unsaved = true;
+            return;
+        }
+        self.unsaved = false;
         let inhibition = (!left.is_zero()).then(|| Inhibition { left, why: why.into() });
         self.shown.send_replace(inhibition);
     }
@@ -93,6 +107,8 @@ impl Doubt {
     }
 
     pub(in crate::shadow) fn saved(&mut self) {
-        self.unsaved = false;
+        if std::mem::take(&mut self.unsaved) {
+            self.in_file = self.left();
+        }
     }
 }

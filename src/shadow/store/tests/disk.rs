@@ -165,19 +165,16 @@ async fn whoever_waits_for_the_disk_goes_on_when_it_is_back() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_stays_away_is_tried_at_growing_distances_of_at_most_four_seconds() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
+    let store = open(&folder.path().join("state"));
     fail(&store, Fault::IoError).await;
-    let file = folder.path().join("state.db");
-    let aside = folder.path().join("aside");
-    std::fs::rename(&file, &aside).unwrap();
-    std::fs::create_dir(&file).unwrap();
+    let (here, away) = (folder.path().join("state"), folder.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
     for _ in 0..10 {
         tokio::time::advance(Duration::from_secs(1)).await;
         let _ = store.tick().await;
         assert!(!store.health().borrow().ok);
     }
-    std::fs::remove_dir(&file).unwrap();
-    std::fs::rename(&aside, &file).unwrap();
+    std::fs::rename(&away, &here).unwrap();
     let mut seconds = 0;
     while !store.health().borrow().ok {
         tokio::time::advance(Duration::from_secs(1)).await;
