@@ -112,3 +112,28 @@ impl Doubt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rebuilt_file_says_is_news_until_it_is_taken_over_and_never_cuts_a_doubt_short() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let (mut doubt, watch) = Doubt::new(start);
+        assert!(!doubt.is_news(Duration::ZERO));
+        assert!(doubt.is_news(INHIBITED_FOR), "a rebuilding wrote it, and the opening failed after that");
+        doubt.begin(INHIBITED_FOR, "damaged", start);
+        doubt.pass(start + 10 * second);
+        assert!(!doubt.is_news(INHIBITED_FOR), "it is counted down already");
+        assert_eq!(doubt.to_save(), Some(INHIBITED_FOR - 10 * second));
+        doubt.saved();
+        assert!(doubt.is_news(INHIBITED_FOR), "rebuilt once more");
+        doubt.begin(second, "of an older copy", start + 20 * second);
+        let left = INHIBITED_FOR - 20 * second;
+        assert_eq!((watch.now().unwrap().left, doubt.to_save()), (left, Some(left)));
+        doubt.begin(INHIBITED_FOR, "damaged again", start + 30 * second);
+        assert_eq!((watch.now().unwrap().left, doubt.to_save()), (INHIBITED_FOR, None));
+    }
+}

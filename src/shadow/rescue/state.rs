@@ -61,11 +61,12 @@ pub(in crate::shadow) struct Opened {
 /// used, so that it is rebuilt whatever its check says.
 pub(in crate::shadow) fn open(config: &Config, wall: Timestamp, met: Option<&str>) -> Result<Opened, StoreError> {
     let path = config.state_dir.join(STATE_FILE);
-    let room = Room { config, path: &path, wall, met: met.is_some() };
+    let mut room = Room { config, path: &path, wall, met: met.is_some() };
     aside::finish(&path).map_err(|cause| room.cannot(&cause))?;
     let witness = Witness::of(&config.state_dir);
     let testimony = witness.read();
     let unusable = aside::mend(&path, wall).map_err(|cause| room.cannot(&cause))?;
+    room.met |= unusable.is_some();
     StoreError::unless_there_is_room(&path)?;
     match log::write_again(&path) {
         // What the log is otherwise, is judged below; what is only read to be rebuilt needs none.

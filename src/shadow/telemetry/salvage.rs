@@ -44,7 +44,9 @@ pub(super) fn open(
     };
     let damaged = |cause: &str| Err(StoreError::Damaged { path: path.display().to_string(), cause: cause.to_owned() });
     aside::finish(path).map_err(cannot)?;
-    let attempt = match aside::mend(path, wall).map_err(cannot)? {
+    let unusable = aside::mend(path, wall).map_err(cannot)?;
+    let lasting = suspect || unusable.is_some();
+    let attempt = match unusable {
         Some(cause) => damaged(cause),
         // Damage was met in it: what its check says does not matter.
         None if suspect => damaged("it was met while it was read"),
@@ -56,7 +58,7 @@ pub(super) fn open(
         Err(other) => return Err(other),
     };
     let new = aside::beside(path, ".new");
-    let gathered = gather(path, &new, suspect).map_err(|cause| {
+    let gathered = gather(path, &new, lasting).map_err(|cause| {
         // What is half done takes space until the next attempt.
         aside::forget_new(path);
         schema::fault(&new, &cause)

@@ -95,8 +95,7 @@ mod tests {
     fn damage_is_remembered_until_the_file_is_open_whatever_fails_on_the_way() {
         let folder = tempfile::tempdir().unwrap();
         let (mut file, now) = (Unreadable::default(), Instant::now());
-        let damaged =
-            |path: &str| StoreError::Damaged { path: path.to_owned(), cause: "a page is missing".to_owned() };
+        let damaged = |path: &str| StoreError::Damaged { path: path.to_owned(), cause: "a page is missing".to_owned() };
         file.failed(&damaged("/x/telemetry.db"), "state.db", folder.path(), now);
         assert_eq!(file.met(), None, "that is the other one");
         file.failed(&damaged("/x/state.db"), "state.db", folder.path(), now);
