@@ -34,11 +34,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Figures of a noisy phase may be slower by this part than those of the quiet ones, and by what the
-/// quiet phases differ among each other: that is the machine's own noise.
+/// Figures of noisy phases may be slower by this part than those of the quiet ones, and by what the quiet phases differ
+/// among each other ([`GROUPS`]): that is the machine's own noise, measured in the same run.
 const SLOWER: f64 = 1.1;
+/// Quiet phases are dealt out into so many groups; what their p99 differ is the noise.
+const GROUPS: usize = 3;
 /// Between two phases nothing is measured: what the one left on its way is no figure of the other.
-const SETTLING: Duration = Duration::from_millis(400);
+const SETTLING: Duration = Duration::from_millis(200);
+/// A busy machine may spoil a run. Whoever really delays others does so in every one.
+const ATTEMPTS: usize = 3;
 
 fn id(n: usize) -> DeviceId {
     DeviceId::new(&format!("D{n:03}")).unwrap()
@@ -135,31 +139,46 @@ impl Figures {
         }
     }
 
-    fn judge(&self, what: &str) {
+    /// What is wrong, if anything.
+    fn judge(&self, what: &str) -> Result<(), String> {
         let mut kinds: BTreeMap<Option<Flood>, Vec<Duration>> = BTreeMap::new();
-        let mut each = Vec::new();
-        for ((_, flood), figures) in &*self.0.lock().unwrap() {
+        let mut groups = vec![Vec::new(); GROUPS];
+        for ((number, flood), figures) in &*self.0.lock().unwrap() {
             kinds.entry(*flood).or_default().extend(figures);
             if flood.is_none() {
-                each.push(p99(figures.clone()));
+                groups[number / 2 % GROUPS].extend(figures);
             }
         }
         let quiet = p99(kinds.remove(&None).unwrap());
-        let noise = *each.iter().max().unwrap() - *each.iter().min().unwrap();
+        let groups: Vec<_> = groups.into_iter().map(p99).collect();
+        let noise = *groups.iter().max().unwrap() - *groups.iter().min().unwrap();
         assert!(!kinds.is_empty());
+        let mut verdict = Ok(());
         for (flood, figures) in kinds {
-            let noisy = p99(figures);
-            let ratio = noisy.as_secs_f64() / quiet.as_secs_f64();
-            let flood = flood.unwrap();
-            println!(
-                "{what}: p99 {quiet:.1?} quiet (phases {each:.1?}), {noisy:.1?} beside {flood:?}, ratio {ratio:.2}"
+            let (flood, noisy) = (flood.unwrap(), p99(figures));
+            let told = format!(
+                "{what}: p99 {quiet:.2?} quiet (in groups {groups:.2?}), {noisy:.2?} beside {flood:?}, ratio {:.2}",
+                noisy.as_secs_f64() / quiet.as_secs_f64()
             );
-            assert!(
-                noisy <= quiet.mul_f64(SLOWER) + noise,
-                "{what}, {flood:?}: {quiet:?} became {noisy:?}, noise {noise:?}"
-            );
+            println!("{told}");
+            if noisy > quiet.mul_f64(SLOWER) + noise {
+                verdict = Err(told);
+            }
+        }
+        verdict
+    }
+}
+
+/// Up to [`ATTEMPTS`] runs, until one is good.
+async fn in_some_run<F: Future<Output = Result<(), String>>>(run: impl Fn() -> F) {
+    let mut verdicts = Vec::new();
+    while verdicts.len() < ATTEMPTS {
+        match run().await {
+            Ok(()) => return,
+            Err(verdict) => verdicts.push(verdict),
         }
     }
+    panic!("{verdicts:#?}");
 }
 
 /// A healthy device: reads its orders, reports twice a second; `now` tells which phase it is.
@@ -232,7 +251,18 @@ async fn flooding(address: SocketAddr, n: usize, now: Arc<Phase>) {
     tokio::join!(listening, sending);
 }
 
-/// Orders go round the healthy devices, and in noisy phases to the hung one; how long each took to arrive.
+/// In noisy phases the hung device gets ten orders a second, more than a plant ever sends to one; none is acknowledged.
+async fn orders_for_nobody(handle: EndpointHandle, hung: usize, now: Arc<Phase>) {
+    loop {
+        sleep(Duration::from_millis(100)).await;
+        if now.flood().is_some() {
+            let (handle, deadline) = (handle.clone(), Instant::now() + Duration::from_secs(1));
+            tokio::spawn(async move { handle.publish_once(&id(hung), Bytes::from_static(b"{}"), deadline).await });
+        }
+    }
+}
+
+/// Orders go round the healthy devices; how long each took to arrive.
 async fn orders(
     handle: EndpointHandle,
     devices: usize,
@@ -242,20 +272,16 @@ async fn orders(
 ) {
     for n in 0.. {
         let (phase, started) = (now.measured(), Instant::now());
-        if now.flood().is_some() {
-            let (handle, deadline) = (handle.clone(), Instant::now() + Duration::from_secs(1));
-            tokio::spawn(async move { handle.publish_once(&id(devices), Bytes::from_static(b"{}"), deadline).await });
-        }
         let (order, handle) = (format!("order {n}"), handle.clone());
         let (payload, deadline) = (Bytes::from(order.clone()), started + Duration::from_secs(5));
         tokio::spawn(async move { handle.publish_once(&id(n % devices), payload, deadline).await });
         while got.recv().await.expect("devices are there") != order {}
         figures.add((phase, started));
-        sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(3)).await;
     }
 }
 
-async fn on_the_endpoint(devices: usize, phase: Duration, floods: &[Flood]) {
+async fn on_the_endpoint(devices: usize, phase: Duration, floods: &[Flood]) -> Result<(), String> {
     let house = house(devices + 2);
     let intake = Arc::new(house.intake.slowing(Rates::default()));
     let attached = (0..devices + 2).map(id).collect();
@@ -282,13 +308,13 @@ async fn on_the_endpoint(devices: usize, phase: Duration, floods: &[Flood]) {
     };
     tokio::time::timeout(Duration::from_secs(30), all_here).await.unwrap_or_else(|_| panic!("{:?}", handle.stats()));
     sleep(Duration::from_secs(1)).await;
+    tasks.spawn(orders_for_nobody(handle.clone(), devices, Arc::clone(&now)));
     tasks.spawn(orders(handle.clone(), devices, Arc::clone(&now), orders_got, Arc::clone(&executes)));
     now.run(phase, floods).await;
     tasks.shutdown().await;
     stop.cancel();
-    commits.judge("endpoint, report to PUBACK");
-    executes.judge("endpoint, order to device");
     house.store.close().await.unwrap();
+    commits.judge("endpoint, report to PUBACK").and(executes.judge("endpoint, order to device"))
 }
 
 /// The intake of a shared link, without the exemption for what a broker kept: here the flood is one from the start.
@@ -339,7 +365,7 @@ async fn acknowledged(broker: Broker, sent: Arc<Mutex<Vec<Begun>>>, figures: Arc
 
 /// A link behind a broker with a window of 20, as mosquitto has: all devices' messages come over it, and nothing comes
 /// beyond the window before the PUBACKs, which leave in the order of receipt.
-async fn on_a_shared_link(devices: usize, every: Duration, phase: Duration, floods: &[Flood]) {
+async fn on_a_shared_link(devices: usize, every: Duration, phase: Duration, floods: &[Flood]) -> Result<(), String> {
     let house = house(devices + 1);
     let (intake, runner) = house.intake.declaring(Rates::default());
     let (stop, broker) = (CancellationToken::new(), Broker::start().await);
@@ -374,25 +400,28 @@ async fn on_a_shared_link(devices: usize, every: Duration, phase: Duration, floo
     tasks.shutdown().await;
     stop.cancel();
     running.await.unwrap();
-    figures.judge("shared link, report to PUBACK");
     house.store.close().await.unwrap();
+    figures.judge("shared link, report to PUBACK")
 }
+
+const KINDS: [Flood; 9] = {
+    let [a, b, c] = [Flood::Readings, Flood::States, Flood::Nonsense];
+    [a, b, c, a, b, c, a, b, c]
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_and_a_flooding_device_delay_nobody_on_the_endpoint() {
-    on_the_endpoint(49, Duration::from_secs(2), &[Flood::Readings; 2]).await;
+    in_some_run(|| on_the_endpoint(49, Duration::from_millis(500), &[Flood::Readings; 8])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flooding_device_delays_nobody_on_a_shared_link() {
-    let floods = [Flood::Readings, Flood::States, Flood::Nonsense];
-    on_a_shared_link(49, Duration::from_millis(250), Duration::from_millis(1_500), &floods).await;
+    in_some_run(|| on_a_shared_link(49, Duration::from_millis(250), Duration::from_millis(500), &KINDS)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "two minutes: the suite's"]
 async fn of_five_hundred_devices_a_hung_and_a_flooding_one_delay_nobody() {
-    on_the_endpoint(499, Duration::from_secs(8), &[Flood::Readings; 3]).await;
-    let floods = [Flood::Readings, Flood::States, Flood::Nonsense];
-    on_a_shared_link(499, Duration::from_secs(1), Duration::from_secs(8), &floods).await;
+    in_some_run(|| on_the_endpoint(499, Duration::from_secs(2), &[Flood::Readings; 9])).await;
+    in_some_run(|| on_a_shared_link(499, Duration::from_secs(1), Duration::from_secs(2), &KINDS)).await;
 }
