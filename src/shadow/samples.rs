@@ -2,7 +2,8 @@
 //!
 //! # Group commit
 //!
-//! The first sample opens a window of `commit_interval`; the commit comes when it ends or when [`COMMIT_BATCH`] wait.
+//! The first sample opens a window of `commit_interval`; the commit comes when it ends, when [`COMMIT_BATCH`] wait, or
+//! when the sender has said that it can send no more before ([`Samples::hasten`]).
 //! A sample shows on its device only after that commit; if the commit fails, none of the window is acknowledged, and
 //! its senders send it again. Presence alone does not wait: that something was heard is true whatever the disk does,
 //! and also when the reading itself is refused because the quota is used up.
@@ -63,6 +64,8 @@ pub(super) struct Samples {
     turned_away: u64,
     waiting: Vec<Waiting>,
     window_opened: Option<Instant>,
+    /// Whoever sent what waits can send nothing more until it is acknowledged.
+    hastened: bool,
     /// Blocks the table has, not yet marked so in the file.
     confirmed: BTreeSet<i64>,
     confirmed_first: Option<Instant>,
@@ -101,6 +104,7 @@ impl Samples {
             turned_away: 0,
             waiting: Vec::new(),
             window_opened: None,
+            hastened: false,
             confirmed: BTreeSet::new(),
             confirmed_first: None,
             quota_bytes: config.quota_bytes,
@@ -153,6 +157,11 @@ impl Samples {
         self.window_opened.get_or_insert_with(Instant::now);
     }
 
+    /// What waits is committed with the batch of requests among which this came.
+    pub(super) fn hasten(&mut self) {
+        self.hastened = !self.waiting.is_empty();
+    }
+
     /// When the writer must come back here, by its own clock.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let window = self.window_opened.and_then(|opened| opened.checked_add(self.commit_interval));
@@ -164,7 +173,7 @@ impl Samples {
     pub(super) fn is_due(&self, real: Instant) -> bool {
         let many_confirmed = self.confirmed.len() >= CONFIRMED_MAX && self.db.is_ok();
         let full = self.waiting.len() >= COMMIT_BATCH || many_confirmed;
-        full || self.deadline().is_some_and(|deadline| deadline <= real)
+        full || self.hastened || self.deadline().is_some_and(|deadline| deadline <= real)
     }
 
     /// Whether a block is due although nothing waits.
@@ -175,7 +184,7 @@ impl Samples {
     /// Commits what waits, shows it and answers for it.
     pub(super) fn commit(&mut self, memory: &mut Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         let waiting = std::mem::take(&mut self.waiting);
-        self.window_opened = None;
+        (self.window_opened, self.hastened) = (None, false);
         match self.write(now) {
             Ok(blocks_closed) => {
                 memory.counted.commits += 1;
@@ -201,7 +210,7 @@ impl Samples {
         if let Ok(db) = std::mem::replace(&mut self.db, Err(cause.clone())) {
             db.abandon();
         }
-        self.window_opened = None;
+        (self.window_opened, self.hastened) = (None, false);
         // Confirmations try again after a whole wait, not at once and for ever.
         self.confirmed_first = (!self.confirmed.is_empty()).then(Instant::now);
         self.turned_away += self.waiting.len() as u64;

@@ -137,6 +137,7 @@ impl Writer {
                     // Whoever no longer waits wants no answer.
                     let _ = reply.send(self.samples.declare_lost(losses, &mut self.memory, now, wall));
                 }
+                Kind::Hasten => self.samples.hasten(),
                 Kind::Tick(reply) => ticks.push(reply),
                 Kind::Close(reply) => {
                     closing = Some(reply);
