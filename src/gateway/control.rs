@@ -100,7 +100,8 @@ impl Service {
                 seconds_left: inhibition.left.as_secs().max(1),
                 why: inhibition.why.to_string(),
             }),
-            rescues: store.rescues().await?,
+            // While `state.db` is out of use nobody can look them up; they are told again afterwards.
+            rescues: store.rescues().await.unwrap_or_default(),
         })
     }
 

@@ -103,7 +103,11 @@ impl Turn<'_> {
                 };
                 self.finish(&record.device_id, &record.command_id, ending).map(drop)
             }
-            Some(_) => Ok(()),
+            // It ran, or runs: what was told meanwhile is put right.
+            Some(found) => {
+                let lanes = [Lane::Result, Lane::Table];
+                return lanes.into_iter().try_for_each(|lane| self.announce(lane, found.seq));
+            }
         };
         outcome?;
         if let Some(found) = journal::find(self.connection, &record.command_id)?.filter(|_| announced) {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use floorgate_model::command::CLOCK_AHEAD_MAX;
 use floorgate_model::{DeviceId, ExecutionStatus, Reason, Timestamp};
 
 use super::fault::Fault;
 use super::samples::Samples;
 use super::terms::{Config, Journalled, NewExecution, StoreError};
-use super::turn::{Memory, figures};
+use super::turn::{Memory, device, devices, figures};
 use super::view::{DeviceView, OutboxEntry, StateSnapshot, StoreStats};
 
 /// A look at the memory, and the refusals that are kept there.
@@ -23,11 +24,11 @@ pub(super) struct Glance<'a> {
 
 impl Glance<'_> {
     pub(super) fn devices(&self) -> Vec<DeviceView> {
-        self.memory.devices.values().map(|device| device.view.clone()).collect()
+        devices(self.memory, self.samples)
     }
 
     pub(super) fn device(&self, id: &DeviceId) -> Option<DeviceView> {
-        self.memory.devices.get(id).map(|device| device.view.clone())
+        device(self.memory, self.samples, id)
     }
 
     pub(super) fn stats(&self) -> StoreStats {
@@ -37,7 +38,11 @@ impl Glance<'_> {
 
     /// Before the file was read once, nobody knows what was sent, so nothing is.
     pub(super) fn peek_states(&self, urgent_only: bool, limit: usize) -> Result<Vec<StateSnapshot>, StoreError> {
-        if self.memory.blank { Err(self.cause.clone()) } else { Ok(self.memory.states(urgent_only, limit)) }
+        if self.memory.blank_since.is_some() {
+            Err(self.cause.clone())
+        } else {
+            Ok(self.memory.states(urgent_only, limit))
+        }
     }
 
     pub(super) fn confirm_state(&mut self, id: &DeviceId, version: u64) {
@@ -48,8 +53,14 @@ impl Glance<'_> {
 
     /// The command ends here and now, and is journalled when that is possible again.
     pub(super) fn journal(&mut self, mut entry: NewExecution) -> Result<Journalled, StoreError> {
+        // Before the file was read once nobody knows what has run. What may have come before this start stays with its
+        // sender; only what was certainly issued since is new.
+        let issued_since = |begun| entry.record.issued_at > begun;
+        if !self.memory.blank_since.is_none_or(|begun| issued_since(begun.saturating_add(CLOCK_AHEAD_MAX))) {
+            return Err(self.cause.clone());
+        }
         // Before the file was read once nobody knows how the device is: the disk is the reason, not the device.
-        if self.memory.blank && entry.record.reason == Some(Reason::DeviceOffline) {
+        if self.memory.blank_since.is_some() && entry.record.reason == Some(Reason::DeviceOffline) {
             entry.record.status = ExecutionStatus::Created;
         }
         // Anything else is over in a moment, or nobody knows what the journal will say: its sender asks again.
@@ -65,6 +76,6 @@ impl Glance<'_> {
 
     /// Sessions of clients: none are known before the file was read once; later whoever asks has them already.
     pub(super) fn sessions(&self) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
-        if self.memory.blank { Ok(BTreeMap::new()) } else { Err(self.cause.clone()) }
+        if self.memory.blank_since.is_some() { Ok(BTreeMap::new()) } else { Err(self.cause.clone()) }
     }
 }

@@ -30,7 +30,7 @@ use super::answers::{read_answer, write_answer};
 use super::report::Answer;
 use super::terms::{DEVICE_QUEUE_MAX, Ending, GATEWAY_QUEUE_MAX, NewExecution, OpenExecution, StoreError};
 use super::words::{io, json, opt_json, opt_time, read_json, read_opt_json, read_opt_time, read_opt_word, read_time};
-use super::words::{read_size, read_word, signed};
+use super::words::{is_bad_value, read_size, read_word, signed};
 use super::{outbox, refusals};
 use crate::clock::{BootId, BootTime};
 
@@ -104,10 +104,9 @@ pub(super) fn read_execution(row: &Row<'_>) -> rusqlite::Result<Execution> {
 /// As [`read_execution`], but a row whose words cannot be read is left out, so that the others go on. It still counts as
 /// open if it is, and never runs again.
 pub(super) fn read_readable(row: &Row<'_>) -> rusqlite::Result<Option<Execution>> {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
     match read_execution(row) {
         Ok(execution) => Ok(Some(execution)),
-        Err(cause @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..))) => {
+        Err(cause) if is_bad_value(&cause) => {
             warn_once(row.get(0)?, &cause);
             Ok(None)
         }
@@ -184,6 +183,7 @@ pub(super) fn newest_ids(connection: &Connection, limit: usize) -> Result<Vec<Co
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let ids = statement.query_map([limit], |row| row.get::<_, String>(0)).map_err(&cannot)?;
     // One that is no id can come again under no id either.
+    let ids = ids.filter(|id| !id.as_ref().is_err_and(is_bad_value));
     ids.filter_map(|id| id.map(|id| CommandId::new(&id).ok()).transpose()).collect::<Result<_, _>>().map_err(&cannot)
 }
 

@@ -86,9 +86,18 @@ pub(super) type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
 
 impl Samples {
     /// A disk that cannot be used now is no error: the file is then out of use, and nothing is known of it.
-    pub(super) fn open(config: &Config, now: Instant, moment: &Moment) -> Result<(Self, Newest), StoreError> {
+    /// While `state.db` is out of use (`other`) no file is made either: it would look like what is left of a store.
+    pub(super) fn open(
+        config: &Config,
+        now: Instant,
+        moment: &Moment,
+        other: Option<&StoreError>,
+    ) -> Result<(Self, Newest), StoreError> {
         let path = config.state_dir.join(TELEMETRY_FILE);
-        let opened = TelemetryDb::open_or_rescue(&path, config.history_retention, now, moment.wall, false);
+        let opened = match other.filter(|_| !path.exists()) {
+            Some(cause) => Err(cause.clone()),
+            None => TelemetryDb::open_or_rescue(&path, config.history_retention, now, moment.wall, false),
+        };
         let (db, newest, rescued) = match opened {
             Ok((mut db, newest, rescued)) => {
                 db.booted(moment.boot.boot_id);

@@ -30,8 +30,8 @@ pub(super) struct Memory {
     pub(super) refused: Refused,
     /// Whether the floor's broker is there, as last told.
     pub(super) floor_reachable: bool,
-    /// `state.db` was never read since start: the devices are as the configuration has them.
-    pub(super) blank: bool,
+    /// `state.db` was never read since start, which was then: the devices are as the configuration has them.
+    pub(super) blank_since: Option<Timestamp>,
     /// Devices as they were, newest last.
     undo: Vec<Device>,
     /// To be written with the next commit.
@@ -74,7 +74,7 @@ impl Memory {
             health: StoreHealth::default(),
             refused: Refused::default(),
             floor_reachable: true,
-            blank: false,
+            blank_since: None,
             undo: Vec::new(),
             touched: BTreeSet::new(),
         }
@@ -91,7 +91,7 @@ impl Memory {
                 device.adopt(before.view.version, wall);
             }
         }
-        self.blank = false;
+        self.blank_since = None;
         if !self.floor_reachable {
             self.devices.values_mut().for_each(|device| device.observer.floor_reachable(false, now));
         }
@@ -167,17 +167,11 @@ impl Turn<'_> {
     }
 
     pub(super) fn devices(&self) -> Vec<DeviceView> {
-        let mut ledgers = self.samples.ledgers();
-        let view = |device: &Device| DeviceView {
-            ledger: ledgers.remove(device.id()).unwrap_or_default(),
-            ..device.view.clone()
-        };
-        self.memory.devices.values().map(view).collect()
+        devices(self.memory, self.samples)
     }
 
     pub(super) fn device(&self, id: &DeviceId) -> Option<DeviceView> {
-        let device = self.memory.devices.get(id)?;
-        Some(DeviceView { ledger: self.samples.ledger(id), ..device.view.clone() })
+        device(self.memory, self.samples, id)
     }
 
     /// The floor's broker is there or not. Nothing of this is kept over a restart.
@@ -271,6 +265,21 @@ impl Turn<'_> {
     }
 }
 
+/// Every device, with its ledger.
+pub(super) fn devices(memory: &Memory, samples: &Samples) -> Vec<DeviceView> {
+    let mut ledgers = samples.ledgers();
+    let view =
+        |device: &Device| DeviceView { ledger: ledgers.remove(device.id()).unwrap_or_default(), ..device.view.clone() };
+    memory.devices.values().map(view).collect()
+}
+
+/// One of them, with its ledger.
+pub(super) fn device(memory: &Memory, samples: &Samples, id: &DeviceId) -> Option<DeviceView> {
+    let device = memory.devices.get(id)?;
+    Some(DeviceView { ledger: samples.ledger(id), ..device.view.clone() })
+}
+
+/// The figures; `outbox` is how many announcements wait, and since when the oldest.
 /// The figures; `outbox` is how many announcements wait, and since when the oldest.
 pub(super) fn figures(
     memory: &Memory,

@@ -112,15 +112,17 @@ pub(super) fn read_readings(row: &Row<'_>, index: usize) -> rusqlite::Result<Rea
     Ok(readings)
 }
 
+/// Whether a value that was read is not what stands there by rights; the file around it is sound.
+pub(super) fn is_bad_value(cause: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    matches!(cause, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
+}
+
 /// A row whose values cannot be read is left out and told; what SQLite itself cannot read is an error.
 pub(super) fn if_readable<T>(row: rusqlite::Result<T>, what: &str) -> rusqlite::Result<Option<T>> {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
     match row {
         Ok(row) => Ok(Some(row)),
-        Err(
-            cause
-            @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
-        ) => {
+        Err(cause) if is_bad_value(&cause) => {
             tracing::warn!(what, %cause, "a row cannot be read; it is left out");
             Ok(None)
         }

@@ -102,19 +102,36 @@ pub(in crate::shadow) fn replace(path: &Path, new: &Path, aside: &Path) -> std::
     keep_newest(path)
 }
 
-/// Finishes a [`replace`] that a crash interrupted: puts the rebuilt file in place if the damaged one is gone; else it
-/// is thrown away, because what it was made of can still be read.
-pub(in crate::shadow) fn finish(path: &Path) -> std::io::Result<()> {
+/// Finishes a [`replace`] that a crash interrupted. A file of this name was whole and flushed before it got the name, and
+/// the log of the damaged one may be gone already: so it always goes forward.
+pub(in crate::shadow) fn finish(path: &Path, wall: Timestamp) -> std::io::Result<()> {
     let rebuilt = beside(path, ".rebuilt");
     forget_new(path);
     if !rebuilt.exists() {
         return Ok(());
     }
-    if path.symlink_metadata().is_ok() {
-        return std::fs::remove_file(rebuilt);
+    let left = COMPANIONS.iter().map(|companion| beside(path, companion)).chain([path.to_owned()]);
+    if left.into_iter().any(|file| file.symlink_metadata().is_ok()) {
+        let aside = half_moved(path).unwrap_or_else(|| free_copy_name(path, wall));
+        move_to(path, &aside)?;
     }
     std::fs::rename(rebuilt, path)?;
-    sync_folder(path)
+    sync_folder(path)?;
+    keep_newest(path)
+}
+
+/// The copy whose log was moved aside, and it not yet.
+fn half_moved(path: &Path) -> Option<PathBuf> {
+    let prefix = format!("{}{INFIX}", path.file_name()?.to_string_lossy());
+    let names = std::fs::read_dir(path.parent()?).ok()?.flatten().map(|entry| entry.path());
+    let mut logs = names.filter(|name| {
+        let name = name.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&prefix) && name.ends_with("-wal")
+    });
+    logs.find_map(|log| {
+        let copy = PathBuf::from(log.to_string_lossy().strip_suffix("-wal")?);
+        copy.symlink_metadata().is_err().then_some(copy)
+    })
 }
 
 /// Removes what a rebuilding that did not come to its end has left.

@@ -62,7 +62,7 @@ pub(in crate::shadow) struct Opened {
 pub(in crate::shadow) fn open(config: &Config, wall: Timestamp, met: Option<&str>) -> Result<Opened, StoreError> {
     let path = config.state_dir.join(STATE_FILE);
     let mut room = Room { config, path: &path, wall, met: met.is_some() };
-    aside::finish(&path).map_err(|cause| room.cannot(&cause))?;
+    aside::finish(&path, wall).map_err(|cause| room.cannot(&cause))?;
     let witness = Witness::of(&config.state_dir);
     let testimony = witness.read();
     let unusable = aside::mend(&path, wall).map_err(|cause| room.cannot(&cause))?;

@@ -43,7 +43,7 @@ pub(super) fn open(
         hint: "check that floorgate may write to its folder",
     };
     let damaged = |cause: &str| Err(StoreError::Damaged { path: path.display().to_string(), cause: cause.to_owned() });
-    aside::finish(path).map_err(cannot)?;
+    aside::finish(path, wall).map_err(cannot)?;
     let unusable = aside::mend(path, wall).map_err(cannot)?;
     let lasting = suspect || unusable.is_some();
     let attempt = match unusable {

@@ -106,7 +106,7 @@ impl Writer {
             Err(cause) => Err(passing(cause, &config.state_dir)?),
         };
         let moment = clock.moment();
-        let (mut samples, newest) = Samples::open(&config, now, &moment)?;
+        let (mut samples, newest) = Samples::open(&config, now, &moment, opened.as_ref().err())?;
         let read = opened.and_then(|opened| read_state(opened, &config, &clock, &newest, now));
         let read = match read {
             // Too deep for its check, or the file is too large for one.
@@ -124,7 +124,7 @@ impl Writer {
             }
             Err(cause) => {
                 let mut memory = Memory::new(as_configured(&config, &clock, now));
-                memory.blank = true;
+                memory.blank_since = Some(clock.now());
                 (Err(passing(cause, &config.state_dir)?), memory, BTreeMap::new())
             }
         };
@@ -209,6 +209,8 @@ impl Writer {
         }
         self.reserve();
         let room = self.mending.reserve.is_held() || self.mending.unreserved != Some(Fault::DiskFull);
+        // It is not made where there is no `state.db` to go with it.
+        let room = room && (self.state.broken().is_none() || self.samples.path().exists());
         if let Some(cause) = self.samples.broken().filter(|_| room) {
             let file = &mut self.mending.telemetry;
             file.failed(cause, TELEMETRY_FILE, &self.config.state_dir, self.now);
@@ -260,7 +262,7 @@ impl Writer {
         }
         self.memory.refused.know_all(&ids);
         self.ledgers_saved = ledgers;
-        let (rebuilt, blank) = (std::mem::take(&mut self.mending.rebuilt), self.memory.blank);
+        let (rebuilt, blank) = (std::mem::take(&mut self.mending.rebuilt), self.memory.blank_since.is_some());
         if rebuilt && !blank {
             // What memory knows of the devices is newer than what was saved of the file.
             self.memory.resume_over(&devices);

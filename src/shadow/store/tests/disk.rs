@@ -208,3 +208,17 @@ async fn a_log_beyond_its_bound_is_copied_at_the_next_tick() {
     second(&store).await;
     assert_eq!(log(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_the_state_file_is_away_every_device_still_shows_its_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for n in 0..5 {
+        take(&store, sample("A", n, 140.0)).await;
+    }
+    let before = store.device(&id("A")).await.unwrap().unwrap().ledger;
+    assert_eq!(before.accepted, 5);
+    fail(&store, Fault::IoError).await;
+    assert_eq!(store.device(&id("A")).await.unwrap().unwrap().ledger, before);
+    assert!(store.devices().await.unwrap().iter().any(|view| view.ledger == before));
+}

@@ -217,3 +217,59 @@ async fn what_is_no_file_or_may_not_be_read_does_not_keep_it_from_starting() {
         open(folder.path()).close().await.unwrap();
     }
 }
+
+fn edit(file: &Path, sql: &str) {
+    rusqlite::Connection::open(file).unwrap().execute_batch(sql).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_no_text_does_not_keep_it_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = lived_in(folder.path()).await;
+    store.close().await.unwrap();
+    let sql = "UPDATE execution SET command_id = CAST(x'ff' AS TEXT) WHERE command_id = 'done-39'";
+    edit(&folder.path().join("state.db"), sql);
+    Store::open(config(folder.path()), clock()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_flipped_bit_in_a_text_does_not_keep_it_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = lived_in(folder.path()).await;
+    store.close().await.unwrap();
+    let file = folder.path().join("state.db");
+    let sound = std::fs::read(&file).unwrap();
+    let words: [&[u8]; 2] = [b"reboot", b"recalibrate"];
+    let places = (0..sound.len()).filter(|at| words.iter().any(|word| sound[*at..].starts_with(word)));
+    let mut tried = 0;
+    for at in places.take(40) {
+        let flipped = tempfile::tempdir().unwrap();
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x80;
+        std::fs::write(flipped.path().join("state.db"), bytes).unwrap();
+        std::fs::copy(folder.path().join("witness"), flipped.path().join("witness")).unwrap();
+        Store::open(config(flipped.path()), clock()).unwrap_or_else(|cause| panic!("at {at}: {cause}"));
+        tried += 1;
+    }
+    assert!(tried > 10, "{tried}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_the_log_and_the_file_that_move_aside_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for n in 0..50 {
+        take(&store, sample("A", n * 10, 142.0)).await;
+    }
+    let (crashed, other) = (killed(folder.path()), killed(folder.path()));
+    // The rebuilt file has its name, and only the log of the damaged one was moved.
+    let rebuilt = crashed.path().join("telemetry.db.rebuilt");
+    edit(&other.path().join("telemetry.db"), &format!("VACUUM INTO '{}'", rebuilt.display()));
+    let log = crashed.path().join("telemetry.db-wal");
+    assert!(std::fs::metadata(&log).unwrap().len() > 0);
+    std::fs::rename(&log, crashed.path().join("telemetry.db.damaged-20261122T100000000Z-wal")).unwrap();
+    let again = open(crashed.path());
+    assert_eq!(again.stats().await.unwrap().ledger.accepted, 50);
+    let copy = crashed.path().join("telemetry.db.damaged-20261122T100000000Z");
+    assert!(copy.exists(), "the damaged file stands beside its log");
+}
