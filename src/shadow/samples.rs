@@ -38,6 +38,9 @@ pub(super) const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// More confirmations than this do not wait.
 const CONFIRMED_MAX: usize = 256;
 
+/// Rescues that wait to be noted while `state.db` is out of use too; beyond, the oldest is in the log alone.
+const RESCUES_WAITING_MAX: usize = 8;
+
 /// Who waits for a sample's commit.
 pub(super) type SampleReply = oneshot::Sender<Result<Taken, StoreError>>;
 
@@ -74,8 +77,8 @@ pub(super) struct Samples {
     time_known: bool,
     /// The ledgers as the file had them when it broke.
     known: BTreeMap<DeviceId, KnownLedger>,
-    /// What was damaged, until somebody asks.
-    rescued: Option<Rescue>,
+    /// What was damaged and is not noted in `state.db` yet, oldest first.
+    rescued: Vec<Rescue>,
 }
 
 /// Newest samples the file holds.
@@ -89,9 +92,9 @@ impl Samples {
         let (db, newest, rescued) = match opened {
             Ok((mut db, newest, rescued)) => {
                 db.booted(moment.boot.boot_id);
-                (Ok(db), newest, rescued)
+                (Ok(db), newest, rescued.into_iter().collect())
             }
-            Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new(), None),
+            Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new(), Vec::new()),
         };
         let samples = Self {
             path,
@@ -326,14 +329,14 @@ impl Samples {
         &self.path
     }
 
-    /// Whether something was damaged since the last time [`Self::take_rescued`] was called.
-    pub(super) fn has_rescued(&self) -> bool {
-        self.rescued.is_some()
+    /// What was damaged and is not noted yet, oldest first.
+    pub(super) fn rescued(&self) -> &[Rescue] {
+        &self.rescued
     }
 
-    /// What was damaged since the last time this was asked.
-    pub(super) fn take_rescued(&mut self) -> Option<Rescue> {
-        self.rescued.take()
+    /// It is noted durably.
+    pub(super) fn rescued_noted(&mut self) {
+        self.rescued.clear();
     }
 
     /// Whether readings are refused because the quota is used up.
@@ -397,22 +400,29 @@ impl Samples {
                 let told = db.reconcile(known);
                 tell(&self.checked(told)?);
             }
-            // When it is back.
-            Err(_) => self.known.clone_from(known),
+            // When it is back. What it said when it broke is newer than the copy, but for a file that never opened.
+            Err(_) => {
+                for (device, known) in known {
+                    let here = self.known.entry(device.clone()).or_insert_with(|| known.clone());
+                    if here.ledger.accepted < known.ledger.accepted {
+                        here.clone_from(known);
+                    }
+                }
+            }
         }
         Ok(())
     }
 
     /// Where the readings of each device are; like [`Self::stats`], what is confirmed counts as delivered.
     pub(super) fn ledgers(&self) -> BTreeMap<DeviceId, DeviceLedger> {
-        let known = || self.known.iter().map(|(device, known)| (device.clone(), known.ledger)).collect();
+        let known = || self.known_ledgers().into_iter().map(|(device, known)| (device, known.ledger)).collect();
         let here = self.usable().and_then(|db| db.ledgers(&self.confirmed));
         here.unwrap_or_else(|_| known())
     }
 
     /// As [`Self::ledgers`], of one device.
     pub(super) fn ledger(&self, device: &DeviceId) -> DeviceLedger {
-        let known = || self.known.get(device).map(|known| known.ledger).unwrap_or_default();
+        let known = || self.known_ledgers().get(device).map(|known| known.ledger).unwrap_or_default();
         let here = self.usable().and_then(|db| db.ledger(device, &self.confirmed));
         here.unwrap_or_else(|_| known())
     }
@@ -432,13 +442,22 @@ impl Samples {
     }
 
     /// Opens the file again, as at the start, and proves that it takes writes.
-    pub(super) fn reopen(&mut self, memory: &Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
+    /// `suspect`: it is salvaged whatever its check says.
+    pub(super) fn reopen(
+        &mut self,
+        suspect: bool,
+        memory: &Memory,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Result<(), StoreError> {
         fail_point!(BeforeReopen);
-        let suspect = matches!(&self.db, Err(StoreError::Damaged { .. }));
         let opened = TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect);
-        let proved = opened.and_then(|(db, _, rescued)| Ok((db.prove()?, rescued)));
-        let (mut db, rescued) = proved.inspect_err(|cause| self.shut(cause))?;
-        self.rescued = rescued.or_else(|| self.rescued.take());
+        let (db, _, rescued) = opened.inspect_err(|cause| self.shut(cause))?;
+        // Whatever comes next: this has happened.
+        self.rescued.extend(rescued);
+        let surplus = self.rescued.len().saturating_sub(RESCUES_WAITING_MAX);
+        self.rescued.drain(..surplus);
+        let mut db = db.prove().inspect_err(|cause| self.shut(cause))?;
         db.booted(self.boot_id);
         // A guess is no time to go on from.
         for device in memory.devices.values().filter(|_| self.time_known) {
