@@ -109,7 +109,7 @@ struct Phase(Mutex<(usize, bool, Option<Flood>)>);
 
 impl Phase {
     /// The number of the phase and its flood; `None` between two phases.
-    fn measured(&self) -> Option<(usize, Option<Flood>)> {
+    fn measured(&self) -> Option<Measured> {
         let (number, measured, flood) = *self.0.lock().unwrap();
         measured.then_some((number, flood))
     }
@@ -133,11 +133,13 @@ impl Phase {
     }
 }
 
+/// Its number, and its flood.
+type Measured = (usize, Option<Flood>);
 /// When it began, and in which phase.
-type Begun = (Option<(usize, Option<Flood>)>, Instant);
+type Begun = (Option<Measured>, Instant);
 
 #[derive(Default)]
-struct Figures(Mutex<BTreeMap<(usize, Option<Flood>), Vec<Duration>>>);
+struct Figures(Mutex<BTreeMap<Measured, Vec<Duration>>>);
 
 fn p99(mut all: Vec<Duration>) -> Duration {
     all.sort();
@@ -327,7 +329,9 @@ async fn on_the_endpoint(devices: usize, phase: Duration, floods: &[Flood]) -> R
     tasks.shutdown().await;
     stop.cancel();
     house.store.close().await.unwrap();
-    commits.judge("endpoint, report to PUBACK").and(executes.judge("endpoint, order to device"))
+    let (commits, executes) =
+        (commits.judge("endpoint, report to PUBACK"), executes.judge("endpoint, order to device"));
+    commits.and(executes)
 }
 
 /// The intake of a shared link, without the exemption for what a broker kept: here the flood is one from the start.

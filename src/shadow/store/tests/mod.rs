@@ -180,6 +180,21 @@ async fn a_receipt_waits_for_its_window_or_for_a_full_batch() {
 }
 
 #[tokio::test]
+async fn a_sender_that_can_send_no_more_ends_the_window() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { commit_interval: Duration::from_secs(3_600), ..config(folder.path()) };
+    let store = Store::open(config, clock()).unwrap();
+    // Nothing waits: nothing happens, nor is the next window shorter for it.
+    store.hasten().await;
+    let mut receipt = store.submit(sample("A", 0, 140.0)).await.unwrap();
+    store.stats().await.unwrap();
+    assert!(receipt.try_recv().is_err(), "nothing is committed yet");
+    store.hasten().await;
+    assert_eq!(receipt.await.unwrap().unwrap(), Taken::Stored);
+    assert_eq!(store.stats().await.unwrap().telemetry_committed, 1);
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_survives_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
