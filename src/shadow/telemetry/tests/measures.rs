@@ -28,7 +28,7 @@ fn a_full_file_opens_at_once() {
     let mut copies = 1_i64;
     while bench.stats().bytes_on_disk < 512 * 1024 * 1024 {
         let shift = format!(
-            "INSERT INTO block SELECT id + {copies} * 10000, device, first - {copies} * 1200000, 0, previous, samples, body
+            "INSERT INTO block SELECT id + {copies} * 10000, device, first - {copies} * 1200000, 0, previous, samples, body, era
              FROM block WHERE id < {copies} * 10000"
         );
         bench.db().conn.execute_batch(&shift).unwrap();
