@@ -284,8 +284,8 @@ impl Life {
         self.reopen();
         self.model.last = [None, None];
         self.model.overwritten = true;
-        // They went with it, and are told of as lost.
-        self.model.refused.clear();
+        // Readings went with it, and are told of as lost; a refused record of a loss was told of before.
+        self.model.refused.retain(|block| block.gap.is_some());
     }
 
     async fn take(&mut self, step: Step) {
