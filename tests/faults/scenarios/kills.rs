@@ -9,9 +9,12 @@ use crate::Round;
 use crate::load::floor::Conduct;
 use crate::load::{self, Load};
 use crate::rig::Rig;
+use crate::rig::disk::Disk;
 
 /// A point that is not passed within so long is not waited for; the daemon is killed where it is.
 const LIFE_MAX: Duration = Duration::from_millis(2_500);
+/// A file that failed is opened again within this time after the next write.
+const REOPEN_WITHIN: Duration = Duration::from_secs(15);
 /// Points that a first start passes, and no other.
 const AT_FIRST_START: [FailPoint; 5] = [
     FailPoint::StateBeforeMigration,
@@ -58,6 +61,24 @@ async fn die_at(rig: &mut Rig, load: &Load, point: FailPoint, nth: u64) -> bool 
     false
 }
 
+/// Lets the disk fail under the load, and the daemon die when it opens a file again: at the first attempt or, the disk
+/// failing still, at a later one. The next start finds a disk that works.
+async fn die_at_reopen(rig: &mut Rig, load: &Load, rules: &str, nth: u64) -> bool {
+    let without = rig.daemon.environment.clone();
+    let disk = Disk::under(rig);
+    rig.daemon.fail_point = Some(format!("{}:{nth}", FailPoint::BeforeReopen.name()));
+    start(rig, load).await;
+    disk.fail(rules);
+    let alive_until = tokio::time::Instant::now() + REOPEN_WITHIN;
+    while rig.daemon.exited().is_none() && tokio::time::Instant::now() < alive_until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let died = rig.daemon.exited().is_some();
+    rig.daemon.kill().await;
+    rig.daemon.environment = without;
+    died
+}
+
 /// Every point that is passed while the daemon works, each twice, in random order and at a random pass.
 pub async fn fail_points(seed: u64) -> Round {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -77,6 +98,12 @@ pub async fn fail_points(seed: u64) -> Round {
         } else {
             round.count("kills", 1);
         }
+    }
+    for rules in ["ENOSPC write,open * 0", "EIO fsync * 0"] {
+        if !die_at_reopen(&mut rig, &load, rules, random.u64(1..4)).await {
+            round.broken.push(format!("G8: with `{rules}` no file was opened again within {REOPEN_WITHIN:?}"));
+        }
+        round.count(format!("fail-points/{}", FailPoint::BeforeReopen.name()), 1);
     }
     start(&mut rig, &load).await;
     judge(&mut load, &rig, &mut round).await;

@@ -25,6 +25,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "everything", run: |seed| Box::pin(everything::at_once(seed)) },
     Scenario { name: "devices", run: |seed| Box::pin(devices::odd(seed)) },
     Scenario { name: "floods", run: |seed| Box::pin(floods::both(seed)) },
+    Scenario { name: "broker-floods", run: |seed| Box::pin(floods::over_a_broker(seed)) },
 ];
 
 /// How long the table may take to show everything after the last fault.
