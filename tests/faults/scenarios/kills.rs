@@ -5,6 +5,7 @@ use std::time::Duration;
 use floorgate::fail_points::FailPoint;
 
 use super::judge;
+use super::links::{Side, back};
 use crate::Round;
 use crate::load::floor::Conduct;
 use crate::load::{self, Load};
@@ -15,6 +16,8 @@ use crate::rig::disk::Disk;
 const LIFE_MAX: Duration = Duration::from_millis(2_500);
 /// A file that failed is opened again within this time after the next write.
 const REOPEN_WITHIN: Duration = Duration::from_secs(15);
+/// What was sent before has arrived.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Points that a first start passes, and no other.
 const AT_FIRST_START: [FailPoint; 5] = [
     FailPoint::StateBeforeMigration,
@@ -62,12 +65,17 @@ async fn die_at(rig: &mut Rig, load: &Load, point: FailPoint, nth: u64) -> bool 
 }
 
 /// Lets the disk fail under the load, and the daemon die when it opens a file again: at the first attempt or, the disk
-/// failing still, at a later one. The next start finds a disk that works.
+/// failing still, at a later one. The next start finds a disk that works. How the commands ended that came in this time
+/// is not asked: a refusal that no disk takes dies with the process.
 async fn die_at_reopen(rig: &mut Rig, load: &Load, rules: &str, nth: u64) -> bool {
     let without = rig.daemon.environment.clone();
     let disk = Disk::under(rig);
     rig.daemon.fail_point = Some(format!("{}:{nth}", FailPoint::BeforeReopen.name()));
     start(rig, load).await;
+    // What waited at the broker is journalled before.
+    back(rig, Side::Cloud).await;
+    let first = load.log.lock().asked.len();
+    tokio::time::sleep(SETTLED).await;
     disk.fail(rules);
     let alive_until = tokio::time::Instant::now() + REOPEN_WITHIN;
     while rig.daemon.exited().is_none() && tokio::time::Instant::now() < alive_until {
@@ -76,6 +84,11 @@ async fn die_at_reopen(rig: &mut Rig, load: &Load, rules: &str, nth: u64) -> boo
     let died = rig.daemon.exited().is_some();
     rig.daemon.kill().await;
     rig.daemon.environment = without;
+    // The agent notes what it has sent after the broker has it.
+    tokio::time::sleep(SETTLED).await;
+    let mut log = load.log.lock();
+    let ids: Vec<_> = log.asked[first..].iter().map(|asked| asked.id.clone()).collect();
+    log.forgotten.extend(ids);
     died
 }
 
@@ -103,7 +116,9 @@ pub async fn fail_points(seed: u64) -> Round {
         if !die_at_reopen(&mut rig, &load, rules, random.u64(1..4)).await {
             round.broken.push(format!("G8: with `{rules}` no file was opened again within {REOPEN_WITHIN:?}"));
         }
-        round.count(format!("fail-points/{}", FailPoint::BeforeReopen.name()), 1);
+        let fault = format!("fail-points/{}", FailPoint::BeforeReopen.name());
+        round.count(&fault, 1);
+        round.note(&fault, "commands refused by the failing disk are not in the table");
     }
     start(&mut rig, &load).await;
     judge(&mut load, &rig, &mut round).await;
