@@ -96,7 +96,8 @@ pub(super) const SUITES: &[Suite] = &[
     },
     Suite {
         name: "small-disk",
-        arguments: &["--features", "suites", "--test", "disk", "a_real_file_system"],
+        // The features of the harness, so that nothing is built for it alone.
+        arguments: &["--features", "suites,fail_points", "--test", "disk", "a_real_file_system"],
         environment: &[("FLOORGATE_TEST_MOUNT", MOUNT)],
         fault: "a real file system of 64 MiB that is filled, emptied and made read-only",
         invariant: "G1, G8; back ≤ 10 s",
