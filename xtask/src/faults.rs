@@ -168,7 +168,7 @@ fn one(suite: &Suite, seed: u64) -> Result<(bool, Outcome)> {
     });
     let mut outcome = sum.unwrap_or_else(|| Outcome { runs: good + bad, ok: good, note: String::new() });
     if good + bad == 0 {
-        outcome.note = if passed { "no such test" } else { "it does not build" }.to_owned();
+        outcome.note = if passed { "no such test" } else { "it does not build, or was ended" }.to_owned();
     } else if !passed && outcome.ok == outcome.runs {
         // What printed its closing line may still be wrong elsewhere.
         outcome = Outcome { runs: outcome.runs + bad, note: format!("{bad} tests failed"), ..outcome };
