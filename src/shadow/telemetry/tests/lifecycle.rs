@@ -375,7 +375,8 @@ fn a_file_of_a_newer_floorgate_is_left_alone() {
     bench.db().conn.pragma_update(None, "user_version", 99).unwrap();
     drop(bench.db.take());
     let refused = TelemetryDb::open(&bench.path(), super::RETENTION, bench.now).unwrap_err();
-    assert!(matches!(refused, StoreError::Newer { found: 99, known: 3, .. }), "{refused}");
+    let StoreError::Newer { found, known, .. } = refused else { panic!("{refused}") };
+    assert_eq!((found, known), (99, i64::try_from(crate::shadow::telemetry::schema::MIGRATIONS.len()).unwrap()));
 }
 
 #[test]
@@ -420,4 +421,16 @@ fn a_damaged_block_is_parked_and_the_others_go_on() {
     assert_eq!(bench.blocks(), all[1..]);
     let stats = bench.stats();
     assert_eq!((stats.blocks_parked, stats.blocks_waiting, stats.samples_waiting), (1, 2, 2));
+}
+
+#[test]
+fn the_newest_blocks_are_those_that_wait_from_the_other_end() {
+    let mut bench = Bench::new();
+    for start in [0, 1_000_000, 2_000_000] {
+        bench.stage(&report(start, 1.0));
+        bench.close_blocks();
+    }
+    let all = bench.blocks();
+    let newest = bench.db().peek_newest_blocks(2).unwrap();
+    assert_eq!(newest, [all[2].clone(), all[1].clone()]);
 }
