@@ -35,6 +35,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_runs_twice_however_often_it_is
     load.stop().await;
     let (evidence, broken) = load.judge(Duration::from_secs(150)).await;
     assert!(broken.is_empty(), "seed {seed}: {broken:#?}");
+    assert!(evidence.gaps.is_empty(), "seed {seed}: nothing was to be given up: {:?}", evidence.gaps);
     let succeeded = evidence.records.iter().filter(|record| record.status == "succeeded").count();
     println!(
         "{kills} kills: {} readings acknowledged, 0 lost; {} commands, {} executed, {succeeded} succeeded, 0 twice",

@@ -23,6 +23,7 @@ pub enum Broken {
     LostReading(String, u64),
     StoredTwice(String, u64),
     Invented(String, u64),
+    DeclaredTooMuch { device: String, declared: u64, missing: u64 },
     NotShown { device: String, shown: Option<u64>, last: u64 },
     Unreal { device: String, shown: Option<String>, real: String },
     WentBack { device: String, from: u64, to: u64 },
@@ -59,6 +60,9 @@ impl fmt::Display for Broken {
             }
             Self::StoredTwice(device, n) => write!(f, "G2: reading {n} of {device} is in the history twice"),
             Self::Invented(device, n) => write!(f, "G2: reading {n} of {device} is in the history; nobody sent it"),
+            Self::DeclaredTooMuch { device, declared, missing } => {
+                write!(f, "G2: {declared} readings of {device} are declared lost, {missing} are not in the history")
+            }
             Self::NotShown { device, shown, last } => {
                 write!(f, "G5: the item of {device} shows reading {shown:?}, the last acknowledged is {last}")
             }
@@ -124,6 +128,15 @@ fn readings(evidence: &Evidence, broken: &mut Vec<Broken>) {
             None => broken.push(Broken::LostReading(reading.device.clone(), reading.n)),
         }
     }
+    // What was sent and not acknowledged may have been taken and lost all the same.
+    let mut declared: BTreeMap<&str, u64> = BTreeMap::new();
+    evidence.gaps.iter().for_each(|gap| *declared.entry(&gap.device).or_default() += gap.lost);
+    for (device, declared) in declared {
+        let missing = sent.iter().filter(|key| key.0 == device && !stored.contains(*key)).count() as u64;
+        if declared > missing {
+            broken.push(Broken::DeclaredTooMuch { device: device.to_owned(), declared, missing });
+        }
+    }
 }
 
 fn states(evidence: &Evidence, broken: &mut Vec<Broken>) {
@@ -155,7 +168,7 @@ fn states(evidence: &Evidence, broken: &mut Vec<Broken>) {
 }
 
 fn commands(evidence: &Evidence, broken: &mut Vec<Broken>) {
-    for asked in &evidence.asked {
+    for asked in evidence.asked.iter().filter(|asked| !evidence.forgotten.contains(&asked.id)) {
         let ends = |outcomes: &[Outcome]| -> Vec<Outcome> {
             outcomes.iter().filter(|outcome| outcome.id == asked.id && outcome.is_terminal()).cloned().collect()
         };
@@ -242,7 +255,7 @@ mod tests {
     fn a_lost_reading_is_found_and_a_declared_one_is_excused_once() {
         let lose = |evidence: &mut Evidence, n: u64| evidence.history.retain(|reading| reading.n != n);
         assert_eq!(found(|e| lose(e, 1)), [Broken::LostReading("S".into(), 1)]);
-        let gap = |from, to, lost| Gap { device: "S".into(), from, to, lost };
+        let gap = |from, to, lost| Gap { device: "S".into(), from, to, lost, reason: "thinned".into() };
         let declared = |gap: Gap| {
             found(|e| {
                 lose(e, 0);
@@ -253,6 +266,8 @@ mod tests {
         assert_eq!(declared(gap(1_000, 1_001, 2)), []);
         assert_eq!(declared(gap(1_000, 1_001, 1)), [Broken::LostReading("S".into(), 1)], "fewer declared than lost");
         assert_eq!(declared(gap(1_000, 1_000, 2)), [Broken::LostReading("S".into(), 1)], "another time declared");
+        let too_much = Broken::DeclaredTooMuch { device: "S".into(), declared: 3, missing: 2 };
+        assert_eq!(declared(gap(1_000, 1_001, 3)), [too_much]);
     }
 
     #[test]
@@ -290,6 +305,12 @@ mod tests {
     fn an_outcome_that_is_missing_double_or_untrue_is_found() {
         assert_eq!(found(|e| e.records = vec![outcome("in_progress")]), [Broken::NoRecord("c".into())]);
         assert_eq!(found(|e| e.results.truncate(1)), [Broken::NoResult("c".into())]);
+        let forgotten = |e: &mut Evidence| {
+            e.records.clear();
+            e.forgotten.insert("c".into());
+            e.executed.push(Executed { id: "c".into(), at: 41_000, done: true });
+        };
+        assert_eq!(found(forgotten), [Broken::ExecutedTwice { id: "c".into(), times: 2 }], "that is never excused");
         let both = Broken::TwoOutcomes { id: "c".into(), outcomes: vec!["failed".into(), "succeeded".into()] };
         assert_eq!(found(|e| e.results.push(outcome("failed"))), [both]);
         let denied = |e: &mut Evidence| {

@@ -1,6 +1,6 @@
 //! What was seen from outside the daemon: plain facts, written down while they happen, judged afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// One reading, told apart by its number.
@@ -21,6 +21,7 @@ pub struct Gap {
     pub to: i64,
     /// How many readings it declares lost.
     pub lost: u64,
+    pub reason: String,
 }
 
 /// A command that the cloud's broker acknowledged to whoever sent it.
@@ -74,6 +75,10 @@ pub struct Evidence {
     pub history: Vec<Reading>,
     pub gaps: Vec<Gap>,
     pub asked: Vec<Asked>,
+    /// Ids that came while the disk failed, with a daemon that died before it worked again: such a refusal is told and
+    /// kept in memory (`src/shadow/refused.rs`), so nothing is asked of how these ended. They run once at most all the
+    /// same, and in time.
+    pub forgotten: BTreeSet<String>,
     pub executed: Vec<Executed>,
     /// The result topic, in order.
     pub results: Vec<Outcome>,

@@ -142,6 +142,8 @@ pub struct Machine {
     pub late: Vec<(Instant, String)>,
 }
 
+/// A machine that is silent for three of its intervals would be offline.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// A late answer comes after the timeout of the load's profile ([`super::PROFILES`]).
 const LATE: Duration = Duration::from_secs(6);
 
@@ -157,7 +159,13 @@ impl Machine {
                 continue;
             }
             drop(client.send(&self.topic("state"), self.state(), true).await);
+            let mut reported = Instant::now();
             while client.is_up() && !self.end.is_set() {
+                if reported.elapsed() >= REPORT_EVERY {
+                    reported = Instant::now();
+                    let report = json!({"position_pct": 50, "timestamp": now_ms()}).to_string();
+                    drop(client.send(&self.topic("telemetry"), report, false).await);
+                }
                 self.answer_late(&client).await;
                 let Some(message) = client.next(1).await else { continue };
                 let Ok(order) = serde_json::from_slice::<Value>(&message.payload) else { continue };

@@ -240,7 +240,8 @@ fn unfold(block: &Value, history: &mut Vec<Reading>, gaps: &mut Vec<Gap>) {
     if block["count"].as_u64() == Some(0) {
         let lost = block["lost"].as_u64().unwrap_or(0);
         // Its key is only unique; what it covers stands beside it.
-        gaps.push(Gap { device, from: time("from"), to: time("end"), lost });
+        let reason = block["reason"].as_str().unwrap_or_default().to_owned();
+        gaps.push(Gap { device, from: time("from"), to: time("end"), lost, reason });
         return;
     }
     let offsets = block["offsets_ms"].as_array().cloned().unwrap_or_default();

@@ -11,7 +11,14 @@ use crate::tools::{self, cargo, run};
 const BYTES: u64 = 64 * 1024 * 1024;
 
 /// A mounted image; dropping it unmounts it.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -33,10 +40,11 @@ pub(crate) fn suite() -> Result<()> {
     };
     let mut test = cargo();
     test.args(["test", "--features", "suites", "--test", "disk", "a_real_file_system", "--", "--nocapture"]);
-    run(test.env("FLOORGATE_TEST_MOUNT", &mounted.0))
+    run(test.env("FLOORGATE_TEST_MOUNT", mounted.path()))
 }
 
-fn mounted(folder: &Path) -> Result<Mounted, String> {
+/// A small file system of its own in `folder`, or why there is none.
+pub(crate) fn mounted(folder: &Path) -> Result<Mounted, String> {
     let (image, mount) = (folder.join("image"), folder.join("mount"));
     for program in ["mkfs.ext4", "mount", "umount"] {
         if !tools::is_there(program) {

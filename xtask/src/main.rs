@@ -16,8 +16,10 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
   interop               the floor endpoint with paho, mosquitto_pub/sub and MQTT.js
   kills [--count N]     kill -9 under load N times (default 50), then check that nothing acknowledged is lost
   disk                  a full and a read-only disk under the daemon, with a small file system of its own (root)
-  faults [--minutes N] [--seed S] [--only NAME] [--matrix FILE]
-                        every fault under load, judged from outside (default 10 minutes); writes docs/fault-matrix.md
+  faults [--minutes N] [--seed S] [--only NAME] [--matrix FILE] [--after-tests]
+                        every fault under load, judged from outside (default 10 minutes), then the suites that inject
+                        faults from inside; writes docs/fault-matrix.md. --after-tests leaves out what a plain
+                        `cargo test` runs too
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
   deny                  licences, sources, banned crates and advisories (cargo-deny)

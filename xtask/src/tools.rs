@@ -17,10 +17,18 @@ pub(crate) fn target() -> PathBuf {
 }
 
 /// A cargo command in the workspace's folder.
+///
+/// It does not inherit what cargo says of this very program: build scripts (ring's) look at these variables, and all that
+/// depends on them would be built anew here and once more after the next plain `cargo test`.
 pub(crate) fn cargo() -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -95,4 +103,16 @@ pub(crate) fn python(name: &str, packages: &[&str]) -> Result<PathBuf> {
     run(Command::new(&python).args(pip).arg("--disable-pip-version-check").args(packages))?;
     std::fs::write(&done, packages.join(" ")).with_context(|| format!("cannot write {}", done.display()))?;
     Ok(python)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cargo_command_knows_nothing_of_this_package() {
+        // Cargo sets it for this test.
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+        assert!(cargo().get_envs().any(|(name, value)| name == "CARGO_MANIFEST_DIR" && value.is_none()));
+    }
 }

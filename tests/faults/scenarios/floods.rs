@@ -1,17 +1,20 @@
-//! Floods: 50,000 ids that nobody attached, and one device that does not stop talking.
+//! Floods: 50,000 ids that nobody attached, and one device that does not stop talking, at the endpoint and over a plant's
+//! broker.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::judge;
+use super::{PATIENCE, judge};
 use crate::Round;
+use crate::broker::Broker;
 use crate::load::floor::{Conduct, now_ms};
 use crate::load::{self, Load};
-use crate::rig::Rig;
 use crate::rig::client::Client;
+use crate::rig::{Options, Rig};
 
 /// Unknown ids of one flood.
 const IDS: usize = 50_000;
@@ -115,5 +118,79 @@ pub async fn both(seed: u64) -> Round {
         format!("p99 of a neighbour's acknowledgement: {} ms, {} ms without", flooded.as_millis(), calm.as_millis());
     round.note("floods/one-device", note);
     judge(&mut load, &rig, &mut round).await;
+    round
+}
+
+/// The device that floods over a broker. One message a second is its own limit: after a connection it may bring in what an
+/// hour of that allows, and no more.
+const FLOODER: &str = "FLOOD-001";
+const FLOODED: i64 = 6_000;
+
+/// What the history says of the flooding device: the numbers that are stored, and how many are declared lost.
+async fn accounted(rig: &Rig, round: &mut Round) -> (HashSet<u64>, u64) {
+    let (mut stored, mut lost) = (Vec::new(), 0);
+    for item in rig.items.history(&rig.id(FLOODER)).await {
+        if item["count"] == 0 {
+            if item["reason"] != "rate_limited" {
+                round.broken.push(format!("G2: a loss of the flooding device is declared as {}", item["reason"]));
+            }
+            lost += item["lost"].as_u64().unwrap_or(0);
+        } else {
+            let numbers = item["readings"]["n"].as_array().into_iter().flatten();
+            stored.extend(numbers.filter_map(Value::as_f64).map(|n| n.to_bits()));
+        }
+    }
+    let unique: HashSet<u64> = stored.iter().copied().collect();
+    if unique.len() != stored.len() {
+        round.broken.push("G2: a reading of the flooding device is in the history twice".to_owned());
+    }
+    (unique, lost)
+}
+
+/// Over a plant's broker, which cannot be read more slowly for one device: each of its readings is stored or declared
+/// lost, each once, and nobody else loses one.
+pub async fn over_a_broker(seed: u64) -> Round {
+    let mut round = Round::default();
+    let broker = Broker::start().await;
+    let mut rig = load::prepare(Options { floor_broker: Some(broker.address), ..load::options() }).await;
+    let flooding = format!(
+        "[[device]]\nid = \"{}\"\ntype = \"pressure_sensor\"\nlocation = \"factory-floor-1/line-7\"\ndriver = \"mqtt\"\n\
+         sample_rate_seconds = 5\nmessages_per_second = 1\n",
+        rig.id(FLOODER)
+    );
+    std::fs::write(&rig.config, format!("{}{flooding}", crate::rig::read(&rig.config))).unwrap();
+    load::first_start(&mut rig).await;
+    let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, seed);
+    let flood = Client::connect(rig.floor, "flooder").await;
+    let (topic, begun) = (format!("devices/{}/telemetry", rig.id(FLOODER)), now_ms() - FLOODED);
+    let mut waits = FuturesUnordered::new();
+    for n in 0..FLOODED {
+        let payload = json!({"n": n, "timestamp": begun + n}).to_string();
+        waits.push(flood.send(&topic, payload, false).await);
+        if waits.len() >= WINDOW {
+            let _ = waits.next().await;
+        }
+    }
+    while waits.next().await.is_some() {}
+    judge(&mut load, &rig, &mut round).await;
+    // Far ahead, and within its limit: it closes the block that is open.
+    flood.publish(&topic, json!({"n": FLOODED, "timestamp": now_ms() + 100_000}).to_string(), false).await;
+    let (asked, patience) = (u64::try_from(FLOODED).unwrap(), Instant::now() + PATIENCE);
+    let (stored, lost) = loop {
+        let (stored, lost) = accounted(&rig, &mut round).await;
+        if stored.len() as u64 + lost >= asked || Instant::now() > patience || !round.broken.is_empty() {
+            break (stored.len() as u64, lost);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    round.count("floods/over-a-broker", 1);
+    round.note("floods/over-a-broker", format!("{asked} readings: {stored} stored, {lost} declared lost"));
+    // The one that closes the block may be there, and may itself be over the limit.
+    if !(asked..=asked + 1).contains(&(stored + lost)) {
+        round.broken.push(format!("G2: of {asked} readings of a flood {stored} are stored and {lost} declared lost"));
+    }
+    if lost == 0 {
+        round.broken.push("the flood was not real: nothing was over the limit".to_owned());
+    }
     round
 }

@@ -5,13 +5,19 @@ use std::time::Duration;
 use floorgate::fail_points::FailPoint;
 
 use super::judge;
+use super::links::{Side, back};
 use crate::Round;
 use crate::load::floor::Conduct;
 use crate::load::{self, Load};
 use crate::rig::Rig;
+use crate::rig::disk::Disk;
 
 /// A point that is not passed within so long is not waited for; the daemon is killed where it is.
 const LIFE_MAX: Duration = Duration::from_millis(2_500);
+/// A file that failed is opened again within this time after the next write.
+const REOPEN_WITHIN: Duration = Duration::from_secs(15);
+/// What was sent before has arrived.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Points that a first start passes, and no other.
 const AT_FIRST_START: [FailPoint; 5] = [
     FailPoint::StateBeforeMigration,
@@ -58,6 +64,34 @@ async fn die_at(rig: &mut Rig, load: &Load, point: FailPoint, nth: u64) -> bool 
     false
 }
 
+/// Lets the disk fail under the load, and the daemon die when it opens a file again: at the first attempt or, the disk
+/// failing still, at a later one. The next start finds a disk that works. How the commands ended that came in this time
+/// is not asked: a refusal that no disk takes dies with the process.
+async fn die_at_reopen(rig: &mut Rig, load: &Load, rules: &str, nth: u64) -> bool {
+    let without = rig.daemon.environment.clone();
+    let disk = Disk::under(rig);
+    rig.daemon.fail_point = Some(format!("{}:{nth}", FailPoint::BeforeReopen.name()));
+    start(rig, load).await;
+    // What waited at the broker is journalled before.
+    back(rig, Side::Cloud).await;
+    let first = load.log.lock().asked.len();
+    tokio::time::sleep(SETTLED).await;
+    disk.fail(rules);
+    let alive_until = tokio::time::Instant::now() + REOPEN_WITHIN;
+    while rig.daemon.exited().is_none() && tokio::time::Instant::now() < alive_until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let died = rig.daemon.exited().is_some();
+    rig.daemon.kill().await;
+    rig.daemon.environment = without;
+    // The agent notes what it has sent after the broker has it.
+    tokio::time::sleep(SETTLED).await;
+    let mut log = load.log.lock();
+    let ids: Vec<_> = log.asked[first..].iter().map(|asked| asked.id.clone()).collect();
+    log.forgotten.extend(ids);
+    died
+}
+
 /// Every point that is passed while the daemon works, each twice, in random order and at a random pass.
 pub async fn fail_points(seed: u64) -> Round {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -77,6 +111,14 @@ pub async fn fail_points(seed: u64) -> Round {
         } else {
             round.count("kills", 1);
         }
+    }
+    for rules in ["ENOSPC write,open * 0", "EIO fsync * 0"] {
+        if !die_at_reopen(&mut rig, &load, rules, random.u64(1..4)).await {
+            round.broken.push(format!("G8: with `{rules}` no file was opened again within {REOPEN_WITHIN:?}"));
+        }
+        let fault = format!("fail-points/{}", FailPoint::BeforeReopen.name());
+        round.count(&fault, 1);
+        round.note(&fault, "commands refused by the failing disk are not in the table");
     }
     start(&mut rig, &load).await;
     judge(&mut load, &rig, &mut round).await;

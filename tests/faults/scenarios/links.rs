@@ -116,7 +116,7 @@ async fn storm(storm: Storm, broker: &Broker, wire: &Wire, lasts: Duration) {
 
 /// On which side the broker stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+pub enum Side {
     Cloud,
     Floor,
 }
@@ -137,7 +137,8 @@ impl Side {
     }
 }
 
-async fn back(rig: &Rig, side: Side) -> Duration {
+/// Waits until that link is up; answers how long that took.
+pub async fn back(rig: &Rig, side: Side) -> Duration {
     let begun = Instant::now();
     while begun.elapsed() < RETURN_MAX + Duration::from_secs(1) {
         let status = rig.status().await;

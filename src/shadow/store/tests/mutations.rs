@@ -278,4 +278,5 @@ async fn whatever_is_damaged_it_starts_and_the_loss_is_no_larger_than_the_damage
     }
     println!("{count} mutations from seed {first}: all survived, {inhibited} inhibited");
     assert!(count < 50 || (inhibited > 0 && inhibited < count), "{inhibited} of {count} inhibited");
+    println!("faults: mutations runs={count} ok={count} {inhibited} of them inhibited the commands");
 }
