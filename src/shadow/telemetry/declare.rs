@@ -102,11 +102,17 @@ impl TelemetryDb {
                     Some(known) => books.account(device.row).restore(&known.ledger, loss.count),
                     None => books.account(device.row).declare(loss.count, loss.reason),
                 }
-                if behind.contains_key(&loss.device_id) {
-                    device.newest = device.newest.map(|newest| newest.saturating_add(BEHIND_LOST_KEYS_MS));
+                let newest = device.newest;
+                let behind = behind.contains_key(&loss.device_id);
+                if behind {
+                    device.newest = newest.map(|newest| newest.saturating_add(BEHIND_LOST_KEYS_MS));
                 }
                 if loss.count > 0 {
                     tell(tx, books, &offered, loss, device, retention_ms)?;
+                }
+                if behind {
+                    // Readings go on where they were.
+                    device.newest = newest.map(|newest| newest.saturating_add(1));
                 }
             }
             let newest = |device: &Concerned| Some((device.row, device.newest?));
