@@ -412,7 +412,7 @@ impl Samples {
             // When it is back. What it said when it broke is newer than the copy, but for a file that never opened.
             Err(_) => {
                 for (device, known) in known {
-                    let here = self.known.entry(device.clone()).or_insert_with(|| known.clone());
+                    let here = self.known.entry(device.clone()).or_insert_with(|| *known);
                     if here.ledger.accepted < known.ledger.accepted {
                         here.clone_from(known);
                     }

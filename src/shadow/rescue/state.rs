@@ -36,7 +36,7 @@ use super::salvage::{self, Copied};
 use super::witness::{Testimony, Witness};
 use super::{Rescue, aside, backup, record};
 
-/// Up to this size of file and log everything is checked at open, bytes. Larger files are checked by the backup.
+/// Up to this size of the database everything is checked at open, bytes. Larger files are checked by the backup.
 pub(in crate::shadow) const CHECKED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// SQLite takes what is shorter for an empty file, and begins anew.
 const FILE_BYTES_MIN: u64 = 512;
@@ -137,7 +137,11 @@ impl Room<'_> {
         let damaged = |cause: String| StoreError::Damaged { path: self.path.display().to_string(), cause };
         let connection = schema::open(self.path)?;
         let failed = |cause: rusqlite::Error| schema::fault(self.path, &cause);
-        let small = super::super::files::bytes_with_log(self.path) <= CHECKED_BYTES_MAX;
+        // The log does not count: the check reads each page once, wherever its newest state stands.
+        let bytes: i64 = connection
+            .query_row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", [], |row| row.get(0))
+            .map_err(failed)?;
+        let small = u64::try_from(bytes).is_ok_and(|bytes| bytes <= CHECKED_BYTES_MAX);
         if small && let Some(cause) = backup::check(&connection, None).map_err(failed)? {
             return Err(damaged(cause));
         }

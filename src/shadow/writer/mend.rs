@@ -315,7 +315,7 @@ impl Writer {
         if full(self.state.fault()) || full(self.samples.fault()) || full(self.mending.unreserved) {
             // Not the other's damage: that would be taken for this one's.
             let why = |cause: &&StoreError| full(cause.fault());
-            let cause = self.state.broken().filter(why).or(self.samples.broken().filter(why)).cloned();
+            let cause = self.state.broken().filter(why).or_else(|| self.samples.broken().filter(why)).cloned();
             if self.mending.reserve.is_held() {
                 self.mending.reserve.give_up();
                 self.mending.unreserved = Some(Fault::DiskFull);
