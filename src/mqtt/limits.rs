@@ -11,7 +11,7 @@
 //! logged once in [`LOG_EVERY`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use floorgate_model::DeviceId;
@@ -63,8 +63,30 @@ impl Rates {
     }
 }
 
+/// The rates that count now. Cheap to clone; all clones see a reload at once.
+#[derive(Debug, Clone, Default)]
+pub struct LiveRates(Arc<RwLock<Rates>>);
+
+impl LiveRates {
+    /// Others from now on. A device whose rate changes begins with a full bucket.
+    pub fn replace(&self, rates: Rates) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rates;
+    }
+
+    fn of(&self, device: &DeviceId) -> Rate {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).of(device)
+    }
+}
+
+impl From<Rates> for LiveRates {
+    fn from(rates: Rates) -> Self {
+        Self(Arc::new(RwLock::new(rates)))
+    }
+}
+
 #[derive(Debug)]
 struct Bucket {
+    rate: Rate,
     pace: Pace,
     told: Option<Instant>,
     /// When it last let a message pass.
@@ -77,10 +99,20 @@ struct Bucket {
 
 impl Bucket {
     fn new(rate: Rate, now: Instant) -> Self {
-        Self { pace: Pace::new(rate.per_second, rate.burst, now), told: None, last: now, connection: 0, credit: 0 }
+        Self {
+            rate,
+            pace: Pace::new(rate.per_second, rate.burst, now),
+            told: None,
+            last: now,
+            connection: 0,
+            credit: 0,
+        }
     }
 
     fn take(&mut self, rate: Rate, caught_up: Option<(u64, Instant)>, now: Instant) -> Result<(), Instant> {
+        if self.rate != rate {
+            (self.rate, self.pace) = (rate, Pace::new(rate.per_second, rate.burst, now));
+        }
         if let Some((connection, _)) = caught_up.filter(|(connection, _)| *connection != self.connection) {
             // Nothing was heard before: how long the broker has been keeping is not known.
             let away =
@@ -106,15 +138,15 @@ impl Bucket {
 /// The buckets of all devices.
 #[derive(Debug)]
 pub(super) struct Limits {
-    rates: Rates,
+    rates: LiveRates,
     buckets: Mutex<HashMap<DeviceId, Bucket>>,
     /// The number of the connection, and until when it may catch up.
     connection: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Limits {
-    pub(super) fn new(rates: Rates) -> Self {
-        Self { rates, buckets: Mutex::default(), connection: Mutex::default() }
+    pub(super) fn new(rates: impl Into<LiveRates>) -> Self {
+        Self { rates: rates.into(), buckets: Mutex::default(), connection: Mutex::default() }
     }
 
     /// A connection has been made, and what was kept for it comes now.
@@ -167,6 +199,18 @@ mod tests {
         assert_eq!(next - start, Duration::from_millis(50));
         let later = start + Duration::from_secs(1);
         assert_eq!((taken("a", later), taken("fast", later)), (20, 200));
+    }
+
+    #[test]
+    fn other_rates_count_from_the_next_message_on() {
+        let rates = LiveRates::from(Rates::default());
+        let (limits, start) = (Limits::new(rates.clone()), Instant::now());
+        let taken = |device: &str, now| (0..10_000).filter(|_| limits.take(&id(device), now).is_ok()).count();
+        assert_eq!((taken("a", start), taken("b", start)), (100, 100));
+        rates.replace(Rates { own: [(id("a"), Rate { per_second: 2, burst: 10 })].into(), ..Rates::default() });
+        assert_eq!((taken("a", start), taken("b", start)), (10, 0), "nobody else gets a new bucket");
+        let later = start + Duration::from_secs(1);
+        assert_eq!((taken("a", later), taken("b", later)), (2, 20));
     }
 
     #[test]
