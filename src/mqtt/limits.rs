@@ -167,7 +167,7 @@ impl Limits {
                 bucket.told = Some(now);
                 let Rate { per_second, burst } = rate;
                 drop(buckets);
-                tracing::warn!(%device, per_second, burst, "the device sends more than it may; raise its limit or calm it");
+                tracing::warn!(device_id = %device, per_second, burst, "the device sends more than it may; raise its limit or calm it");
             }
             return taken;
         }
