@@ -156,3 +156,30 @@ async fn a_quiet_gateway_says_nothing_and_a_manager_that_does_not_read_stops_not
     let said: Vec<_> = log.lines().skip(before).collect();
     assert!(said.is_empty(), "one info line a minute would be allowed: {said:#?}");
 }
+
+#[test]
+fn the_unit_agrees_with_the_daemon() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let unit = read("deploy/systemd/floorgate.service");
+    let lines: Vec<_> = unit.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])).collect();
+    let value = |key: &str| {
+        let values: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect();
+        assert!(!values.is_empty(), "{key} is not set");
+        values
+    };
+    assert_eq!(value("Type"), ["notify"], "READY=1 is waited for");
+    assert_eq!(value("RestartPreventExitStatus"), ["64 78"]);
+    let exits = read("src/cli.rs");
+    assert!(exits.contains("EXIT_USAGE: u8 = 64") && exits.contains("EXIT_CONFIG: u8 = 78"), "src/cli.rs has other codes");
+    assert_eq!(value("RuntimeDirectory"), ["floorgate"]);
+    assert!(read("src/control/place.rs").contains("\"/run/floorgate\""), "src/control/place.rs has another folder");
+    assert_eq!(value("RuntimeDirectoryMode"), ["0700"], "a folder others may enter is not used");
+    assert_eq!(value("CapabilityBoundingSet"), [""]);
+    assert!(lines.iter().all(|line| !line.contains("network-online")), "a gateway without an uplink starts at once");
+    // Each of these would take away what the daemon reads: the boot's id, or whether the clock is right.
+    assert!(lines.iter().all(|line| !line.starts_with("ProcSubset=") && !line.starts_with("ProtectClock=")));
+    assert!(value("SystemCallFilter").iter().any(|calls| calls.contains("adjtimex clock_adjtime")));
+    let user = value("User")[0].to_owned();
+    assert!(read("deploy/sysusers.d/floorgate.conf").contains(&format!("u {user} ")));
+}
