@@ -171,7 +171,10 @@ fn the_unit_agrees_with_the_daemon() {
     assert_eq!(value("Type"), ["notify"], "READY=1 is waited for");
     assert_eq!(value("RestartPreventExitStatus"), ["64 78"]);
     let exits = read("src/cli.rs");
-    assert!(exits.contains("EXIT_USAGE: u8 = 64") && exits.contains("EXIT_CONFIG: u8 = 78"), "src/cli.rs has other codes");
+    assert!(
+        exits.contains("EXIT_USAGE: u8 = 64") && exits.contains("EXIT_CONFIGURATION: u8 = 78"),
+        "src/cli.rs has other codes"
+    );
     assert_eq!(value("RuntimeDirectory"), ["floorgate"]);
     assert!(read("src/control/place.rs").contains("\"/run/floorgate\""), "src/control/place.rs has another folder");
     assert_eq!(value("RuntimeDirectoryMode"), ["0700"], "a folder others may enter is not used");

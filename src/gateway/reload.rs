@@ -11,7 +11,7 @@
 //!
 //! # Commands of a device that was removed
 //!
-//! * What waits is refused when its turn comes, within a second: `UNKNOWN_DEVICE`; nothing was sent.
+//! * What waits is refused when its turn comes, at once if nothing of the device runs: `UNKNOWN_DEVICE`; nothing was sent.
 //! * What was sent is waited for as long as its profile says, but the device is not heard any more: `NO_RESPONSE`.
 //!   Nothing is sent a second time.
 //!
@@ -160,5 +160,52 @@ pub(super) async fn reload(running: &Config, reread: &Reread, parts: &Parts, cre
             parts.house.reloaded.set(ReloadReport { at, applied: false, changes, problems, needs_restart });
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+    use floorgate_model::Timestamp;
+
+    fn report(problems: Vec<String>) -> ReloadReport {
+        ReloadReport {
+            at: Timestamp::EPOCH,
+            applied: false,
+            changes: String::new(),
+            problems,
+            needs_restart: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn of_a_thousand_problems_status_has_twenty_and_the_number_of_the_rest() {
+        let outcome = Outcome::default();
+        outcome.set(report((0..1_000).map(|n| n.to_string()).collect()));
+        let told = outcome.last().unwrap().problems;
+        assert_eq!((told.len(), told[19].as_str(), told[20].as_str()), (21, "19", "and 980 more"));
+        outcome.set(report(vec!["one".to_owned()]));
+        assert_eq!(outcome.last().unwrap().problems, ["one"], "the last one counts");
+    }
+
+    /// The endpoint's users are read again with the devices; a file that is wrong refuses all of it.
+    #[test]
+    fn a_password_file_that_went_wrong_refuses_the_reload_in_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, users) = (folder.path().join("floorgate.toml"), folder.path().join("users"));
+        let text = "[gateway]\nid = \"G\"\nlocation = \"hall\"\n[floor]\nusers = \"users\"\n";
+        std::fs::write(&file, text).unwrap();
+        let hash = "$7$101$6NjKSEb5ZYkqS0xS$YlnidZRKxdsAFNTHW26CkjtjWmo0ownFxcZW6VJwh6wZ46rNIXVJS1NbJNV7jdwzW+6EEwMXYhok1fMeXt9bkA==";
+        std::fs::write(&users, format!("A:{hash}\n")).unwrap();
+        let environment = Environment::from_pairs::<&str, &str>([]);
+        let load = || Config::load(&file, &environment, &crate::gateway::read_profiles);
+        let running = load().unwrap();
+        assert!(Reload::prepare(&running, load()).unwrap().users.is_some());
+        std::fs::write(&users, format!("A:{hash}\nB:secret\n")).unwrap();
+        let problems = Reload::prepare(&running, load()).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains(" line 2: "), "{problems:?}");
+        std::fs::remove_file(&users).unwrap();
+        assert!(!Reload::prepare(&running, load()).unwrap_err().is_empty());
     }
 }
