@@ -235,7 +235,8 @@ pub(super) fn waiting(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<B
 
 /// The newest blocks that wait, newest first.
 pub(super) fn waiting_newest(conn: &Connection, limit: usize) -> rusqlite::Result<Vec<BlockRow>> {
-    let sql = "SELECT id, device, first, previous, samples, body FROM block WHERE sent = 0 ORDER BY first DESC, id DESC LIMIT ?1";
+    let sql = "SELECT id, device, first, previous, samples, body, era FROM block WHERE sent = 0
+               ORDER BY first DESC, id DESC LIMIT ?1";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     conn.prepare_cached(sql)?.query_map([limit], read_block)?.collect()
 }

@@ -421,3 +421,15 @@ fn a_damaged_block_is_parked_and_the_others_go_on() {
     let stats = bench.stats();
     assert_eq!((stats.blocks_parked, stats.blocks_waiting, stats.samples_waiting), (1, 2, 2));
 }
+
+#[test]
+fn the_newest_blocks_are_those_that_wait_from_the_other_end() {
+    let mut bench = Bench::new();
+    for start in [0, 1_000_000, 2_000_000] {
+        bench.stage(&report(start, 1.0));
+        bench.close_blocks();
+    }
+    let all = bench.blocks();
+    let newest = bench.db().peek_newest_blocks(2).unwrap();
+    assert_eq!(newest, [all[2].clone(), all[1].clone()]);
+}
