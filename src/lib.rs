@@ -32,6 +32,7 @@ pub mod control;
 pub mod device;
 pub mod gateway;
 pub mod logging;
+pub mod memory;
 pub mod mqtt;
 pub mod shadow;
 pub mod sync;

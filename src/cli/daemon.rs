@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::{CliError, say, say_json, warn};
 use crate::config::{Config, Environment};
-use crate::{gateway, logging};
+use crate::{gateway, logging, memory};
 
 /// Threads that carry the gateway's tasks. The store has its own; two keep links moving while the other computes.
 const WORKER_THREADS: usize = 2;
 
 pub(super) fn run(file: &Path, environment: &Environment, log_level: Option<&str>) -> Result<(), CliError> {
+    // Nothing depends on it, so nothing is said if it cannot be.
+    memory::one_arena();
     start_logging(environment, log_level)?;
     #[cfg(feature = "fail_points")]
     if let Some(point) = environment.get("FLOORGATE_FAIL_POINT") {

@@ -74,6 +74,11 @@ pub trait ReportSink: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(true)))
     }
 
+    /// See [`Intake::hasten`].
+    fn hasten(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// See [`Intake::returned`].
     fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
         let _ = device;
@@ -103,6 +108,10 @@ impl ReportSink for Store {
 
     fn is_awaited<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move { Ok(self.open_execution(&answer.device_id, &answer.command_id).await?.is_some()) })
+    }
+
+    fn hasten(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Self::hasten(self))
     }
 
     fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {
@@ -230,6 +239,16 @@ impl<S: ReportSink> Intake for FloorIntake<S> {
         if let Limiting::Declaring(overflow) = &self.limiting {
             overflow.connected();
         }
+    }
+
+    fn hasten(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // A declaration of losses takes the readings that wait along.
+            let declares = matches!(&self.limiting, Limiting::Declaring(overflow) if overflow.hasten());
+            if !declares {
+                self.sink.hasten().await;
+            }
+        })
     }
 
     fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {

@@ -3,14 +3,16 @@
 //! What happens beyond the limit is decided by whoever asks: the endpoint reads the client more slowly
 //! ([`super::Intake::admit`]), a link that carries many devices declares readings lost ([`super::overflow`]).
 //!
-//! What a broker kept while nobody was connected comes all at once and is no flood: after a connection is made
-//! ([`Limits::connected`]) each device may bring in what its rate allows for the time since its last message, at most
-//! [`CATCH_UP_MAX`] of it (also after a start, when that time is not known), within [`CATCH_UP_WITHIN`].
+//! What a broker kept while nobody was connected, or a device while it had no network, comes all at once and is no
+//! flood. On a link ([`Limits::connected`]) each device may bring in, beside what it sends now, what its rate allows for
+//! the time since its last message, at most [`CATCH_UP_MAX`] of it (also after a start, when that time is not known),
+//! within [`CATCH_UP_WITHIN`]. Where nothing is lost by slowness (the endpoint), nothing is brought in faster.
 //!
 //! Bounds: one bucket for each device that is attached and has spoken, at most [`BUCKETS_MAX`]; a device over its limit is
 //! logged once in [`LOG_EVERY`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -28,10 +30,11 @@ pub const BUCKETS_MAX: usize = 10_000;
 /// A device over its limit is logged at most this often.
 pub const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// So much of its rate, and no more, may a device bring in after a connection was made: 72,000 messages by default.
-pub const CATCH_UP_MAX: Duration = Duration::from_secs(3_600);
-/// What has not been brought in by then is a flood again.
-pub const CATCH_UP_WITHIN: Duration = Duration::from_secs(600);
+/// So much of its rate, and no more, may a device bring in after a silence: a day, 1,728,000 messages by default.
+pub const CATCH_UP_MAX: Duration = Duration::from_secs(86_400);
+/// What has not been brought in by then is a flood again. A day's messages of a device that sends one a second, taken in
+/// faster than the 20 a second that need no exemption, are through in 86,400 / 20 = 4,320 s, however many share the link.
+pub const CATCH_UP_WITHIN: Duration = Duration::from_secs(7_200);
 
 /// What one device may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,49 +92,50 @@ struct Bucket {
     rate: Rate,
     pace: Pace,
     told: Option<Instant>,
-    /// When it last let a message pass.
-    last: Instant,
-    /// The connection for which `credit` was given.
-    connection: u64,
-    /// Messages that may still come beyond the pace.
+    /// When it last let a message pass, if ever.
+    last: Option<Instant>,
+    /// Messages that may still come beyond the pace, until then.
     credit: u64,
+    credit_until: Instant,
 }
 
 impl Bucket {
     fn new(rate: Rate, now: Instant) -> Self {
-        Self {
-            rate,
-            pace: Pace::new(rate.per_second, rate.burst, now),
-            told: None,
-            last: now,
-            connection: 0,
-            credit: 0,
-        }
+        let pace = Pace::new(rate.per_second, rate.burst, now);
+        Self { rate, pace, told: None, last: None, credit: 0, credit_until: now }
     }
 
-    fn take(&mut self, rate: Rate, caught_up: Option<(u64, Instant)>, now: Instant) -> Result<(), Instant> {
+    fn take(&mut self, rate: Rate, catching_up: bool, now: Instant) -> Result<(), Instant> {
         if self.rate != rate {
             (self.rate, self.pace) = (rate, Pace::new(rate.per_second, rate.burst, now));
         }
-        if let Some((connection, _)) = caught_up.filter(|(connection, _)| *connection != self.connection) {
-            // Nothing was heard before: how long the broker has been keeping is not known.
-            let away =
-                if self.connection == 0 { CATCH_UP_MAX } else { now.duration_since(self.last).min(CATCH_UP_MAX) };
-            let most = CATCH_UP_MAX.as_secs() * u64::from(rate.per_second);
-            self.credit = (self.credit + away.as_secs() * u64::from(rate.per_second)).min(most);
-            self.connection = connection;
+        if catching_up {
+            self.credit_silence(rate, now);
         }
         let taken = match self.pace.take(now) {
-            Err(_) if self.credit > 0 && caught_up.is_some_and(|(_, until)| now < until) => {
+            Err(_) if self.credit > 0 && now < self.credit_until => {
                 self.credit -= 1;
                 Ok(())
             }
             taken => taken,
         };
         if taken.is_ok() {
-            self.last = now;
+            self.last = Some(now);
         }
         taken
+    }
+
+    /// What its rate allows for the time it was silent, less the burst that it has anyway. Silences do not add up: who
+    /// speaks seldom saves nothing for a flood.
+    fn credit_silence(&mut self, rate: Rate, now: Instant) {
+        // Nothing was heard before: how long it was out of reach is not known.
+        let silent = self.last.map_or(CATCH_UP_MAX, |last| now.duration_since(last).min(CATCH_UP_MAX));
+        let allowed = silent.as_secs() * u64::from(rate.per_second);
+        let credit = allowed.saturating_sub(u64::from(rate.burst));
+        let left = if now < self.credit_until { self.credit } else { 0 };
+        if credit > left {
+            (self.credit, self.credit_until) = (credit, now + CATCH_UP_WITHIN);
+        }
     }
 }
 
@@ -140,29 +144,26 @@ impl Bucket {
 pub(super) struct Limits {
     rates: LiveRates,
     buckets: Mutex<HashMap<DeviceId, Bucket>>,
-    /// The number of the connection, and until when it may catch up.
-    connection: Mutex<Option<(u64, Instant)>>,
+    /// What was kept somewhere may come all at once.
+    catching_up: AtomicBool,
 }
 
 impl Limits {
     pub(super) fn new(rates: impl Into<LiveRates>) -> Self {
-        Self { rates: rates.into(), buckets: Mutex::default(), connection: Mutex::default() }
+        Self { rates: rates.into(), buckets: Mutex::default(), catching_up: AtomicBool::new(false) }
     }
 
-    /// A connection has been made, and what was kept for it comes now.
-    pub(super) fn connected(&self, now: Instant) {
-        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = connection.map_or(1, |(number, _)| number + 1);
-        *connection = Some((number, now + CATCH_UP_WITHIN));
+    /// A connection to a broker has been made: what was kept comes now, and again after each silence.
+    pub(super) fn connected(&self) {
+        self.catching_up.store(true, Ordering::Relaxed);
     }
 
     /// Takes one message's place; if there is none, the time at which there will be one.
     pub(super) fn take(&self, device: &DeviceId, now: Instant) -> Result<(), Instant> {
-        let (rate, connection) =
-            (self.rates.of(device), *self.connection.lock().unwrap_or_else(PoisonError::into_inner));
+        let (rate, catching_up) = (self.rates.of(device), self.catching_up.load(Ordering::Relaxed));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = buckets.get_mut(device) {
-            let taken = bucket.take(rate, connection, now);
+            let taken = bucket.take(rate, catching_up, now);
             if taken.is_err() && bucket.told.is_none_or(|told| now.duration_since(told) >= LOG_EVERY) {
                 bucket.told = Some(now);
                 let Rate { per_second, burst } = rate;
@@ -175,7 +176,7 @@ impl Limits {
             buckets.retain(|_, bucket| !bucket.pace.is_full(now));
         }
         let mut bucket = Bucket::new(rate, now);
-        let taken = bucket.take(rate, connection, now);
+        let taken = bucket.take(rate, catching_up, now);
         buckets.insert(device.clone(), bucket);
         taken
     }
@@ -217,17 +218,35 @@ mod tests {
     fn what_a_broker_kept_for_us_is_no_flood() {
         let (limits, start) = (Limits::new(Rates::default()), Instant::now());
         let taken = |most: usize, now| (0..most).take_while(|_| limits.take(&id("a"), now).is_ok()).count();
-        limits.connected(start);
-        assert_eq!(taken(100_000, start), 72_100, "an hour of its rate: how long it was away is not known");
+        limits.connected();
+        assert_eq!(taken(2_000_000, start), 1_728_000, "a day of its rate: how long it was away is not known");
         let later = start + Duration::from_secs(60);
-        limits.connected(later);
-        assert_eq!(taken(100_000, later), 100 + 60 * 20);
-        let quiet = later + Duration::from_secs(86_400);
-        assert_eq!(taken(100_000, quiet), 100, "being silent while connected saves nothing up");
-        let again = quiet + Duration::from_secs(86_400);
-        limits.connected(again);
+        assert_eq!(taken(100_000, later), 60 * 20, "no more than its rate for the time it was silent");
+        let again = later + Duration::from_secs(86_400);
         assert_eq!(taken(1_000, again), 1_000);
-        assert_eq!(taken(100_000, again + CATCH_UP_WITHIN), 100, "too late");
+        assert_eq!(taken(200_000, again + CATCH_UP_WITHIN), 7_200 * 20, "what was left is too late");
+    }
+
+    #[test]
+    fn who_speaks_seldom_saves_nothing_for_a_flood() {
+        let (limits, start) = (Limits::new(Rates::default()), Instant::now());
+        limits.connected();
+        let mut now = start;
+        for _ in 0..10_000 {
+            limits.take(&id("a"), now).unwrap();
+            now += Duration::from_secs(10);
+        }
+        let taken = (0..10_000).take_while(|_| limits.take(&id("a"), now).is_ok()).count();
+        assert_eq!(taken, 200, "its rate for the last ten seconds");
+    }
+
+    #[test]
+    fn a_flood_without_a_pause_passes_at_the_limit_once_its_silence_is_used_up() {
+        let (limits, start) = (Limits::new(Rates::default()), Instant::now());
+        limits.connected();
+        while limits.take(&id("a"), start).is_ok() {}
+        let passed = (0..60_000).filter(|n| limits.take(&id("a"), start + Duration::from_millis(*n)).is_ok()).count();
+        assert!((1_199..=1_200).contains(&passed), "20 a second: {passed} in a minute");
     }
 
     #[test]

@@ -84,6 +84,12 @@ pub trait Intake: Send + Sync + 'static {
     /// A connection to a broker has been made: what it kept for us comes now.
     fn connected(&self) {}
 
+    /// So many messages wait to be acknowledged that a sender with a window may send nothing more before: whatever waits
+    /// only for company or for its time waits no longer. Best effort.
+    fn hasten(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// A device has connected in the place of a connection of its own whose last will has just been handed over: it is
     /// there, whatever that said. Best effort; its next reports say it too.
     fn returned<'a>(&'a self, device: &'a DeviceId) -> BoxFuture<'a, ()> {

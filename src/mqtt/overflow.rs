@@ -4,11 +4,12 @@
 //!
 //! * **Readings** over the limit are taken from the broker, not stored, and declared lost (`rate_limited`): their PUBACK
 //!   leaves after the declaration is committed, so acknowledged still means durable or declared. Declarations of all
-//!   devices go together, at most once in [`DECLARE_EVERY`], or when [`DECLARE_BATCH`] readings have come since the first
-//!   one to be declared: PUBACKs leave in the order of receipt, so a broker that sends no more than its window until they come would
-//!   otherwise keep back the neighbours' messages. One is under way at a time; what comes meanwhile goes with the next.
+//!   devices go together in one commit with the readings among which they came, once in [`DECLARE_EVERY`] or when the
+//!   link says that the broker's window may be full ([`super::Intake::hasten`]): PUBACKs leave in the order of receipt, so
+//!   the neighbours' messages would otherwise stay with the broker. So a flood costs no more flushes than as many
+//!   readings within the limit. One is under way at a time; what comes meanwhile goes with the next.
 //! * **States** have a limit of their own. Over it a device's newest state is held until its limit allows it, at most one
-//!   message's interval; the ones it replaces are settled with it.
+//!   message's interval or until the window is full; the ones it replaces are settled with it.
 //! * **Answers** share the limit of the states. Over it the newest for each open command is held in the same way, and a
 //!   final one is not replaced by a preliminary one: the answer to a command that waits is never lost. An answer that no
 //!   open command waits for is refused (`rate_limited`).
@@ -39,11 +40,8 @@ use super::refusals::{Refusal, Refusals};
 use crate::shadow::store::{Receipt, Taken};
 use crate::shadow::{Answer, AnswerStatus, FloorReport, StateReport, StoreError};
 
-/// Declarations are at most this often, unless [`DECLARE_BATCH`] messages wait.
+/// Declarations are at most this often, unless the window is full.
 pub const DECLARE_EVERY: Duration = Duration::from_secs(1);
-/// So many readings since the first one to be declared end the wait: half of the smallest window that brokers have by
-/// default (mosquitto's 20), so that the other half travels meanwhile.
-pub const DECLARE_BATCH: usize = 10;
 /// Answers held for one device: as many as commands can be open for it.
 pub const ANSWERS_HELD_MAX: usize = crate::shadow::store::DEVICE_QUEUE_MAX;
 
@@ -74,8 +72,8 @@ struct Held {
     lost: BTreeMap<DeviceId, LostReadings>,
     declaring: Waiters,
     declare_at: Option<Instant>,
-    /// Readings taken since the oldest that is to be declared, lost or not.
-    since: usize,
+    /// The window may be full: nothing waits for its time.
+    hastened: bool,
     words: BTreeMap<DeviceId, Words>,
 }
 
@@ -102,7 +100,7 @@ impl Overflow {
 
     /// See [`super::Intake::connected`].
     pub(super) fn connected(&self) {
-        self.readings.connected(Instant::now());
+        self.readings.connected();
     }
 
     /// Hands a report to the sink, or keeps it back; the receipt says when it may be acknowledged. `None`: refused.
@@ -116,7 +114,6 @@ impl Overflow {
         match report {
             FloorReport::Telemetry(report) if !report.retained => {
                 if redelivered || self.readings.take(&report.device_id, now).is_ok() {
-                    self.count();
                     return sink.submit(FloorReport::Telemetry(report)).await.map(Some);
                 }
                 Ok(Some(self.lose(&report.device_id, report.received_at, now)))
@@ -145,17 +142,17 @@ impl Overflow {
         }
     }
 
-    /// One more reading that goes to the store: it may be what fills the broker's window.
-    fn count(&self) {
+    /// Lets go what is held; answers whether that declares losses, which commits the store's waiting readings too.
+    pub(super) fn hasten(&self) -> bool {
         let mut held = self.held();
-        if held.lost.is_empty() {
-            return;
-        }
-        held.since += 1;
-        if held.since >= DECLARE_BATCH {
-            drop(held);
+        let declares = !held.lost.is_empty();
+        held.hastened = declares || !held.words.is_empty();
+        let hastened = held.hastened;
+        drop(held);
+        if hastened {
             self.changed.notify_one();
         }
+        declares
     }
 
     fn lose(&self, device: &DeviceId, at: Timestamp, now: Instant) -> Receipt {
@@ -166,7 +163,6 @@ impl Overflow {
         (lost.from, lost.to, lost.count) = (lost.from.min(at), lost.to.max(at), lost.count + 1);
         held.declaring.push(settle);
         held.declare_at.get_or_insert(now + DECLARE_EVERY);
-        held.since += 1;
         drop(held);
         self.changed.notify_one();
         receipt
@@ -222,34 +218,42 @@ impl Overflow {
     /// When something is due.
     fn deadline(&self) -> Option<Instant> {
         let held = self.held();
-        if held.since >= DECLARE_BATCH && !held.lost.is_empty() {
+        if held.hastened {
             return Some(Instant::now());
         }
         held.words.values().filter_map(|words| words.due).chain(held.declare_at).min()
     }
 
+    /// Whether nothing shall wait for its time, until this is asked again.
+    fn is_hastened(&self) -> bool {
+        std::mem::take(&mut self.held().hastened)
+    }
+
     /// The losses to be declared, if it is time.
-    fn due_losses(&self, now: Instant) -> Option<(BTreeMap<DeviceId, LostReadings>, Waiters)> {
+    fn due_losses(&self, hastened: bool, now: Instant) -> Option<(BTreeMap<DeviceId, LostReadings>, Waiters)> {
         let mut held = self.held();
-        let due = held.since >= DECLARE_BATCH || held.declare_at.is_some_and(|at| at <= now);
+        let due = hastened || held.declare_at.is_some_and(|at| at <= now);
         if !due || held.lost.is_empty() {
             return None;
         }
-        (held.since, held.declare_at) = (0, None);
+        held.declare_at = None;
         Some((std::mem::take(&mut held.lost), std::mem::take(&mut held.declaring)))
     }
 
     /// The next thing each device may say.
-    fn due_words(&self, now: Instant) -> Vec<(FloorReport, Waiters)> {
+    fn due_words(&self, hastened: bool, now: Instant) -> Vec<(FloorReport, Waiters)> {
         let mut held = self.held();
         let mut due = Vec::new();
         for (device, words) in &mut held.words {
-            if words.due.is_none_or(|at| at > now) {
+            if !hastened && words.due.is_none_or(|at| at > now) {
                 continue;
             }
-            if let Err(later) = self.words.take(device, now) {
-                words.due = Some(later);
-                continue;
+            match self.words.take(device, now) {
+                Err(later) if !hastened => {
+                    words.due = Some(later);
+                    continue;
+                }
+                _ => {}
             }
             if words.answers.is_empty() {
                 due.extend(words.state.take().map(|(report, waiters)| (FloorReport::State(report), waiters)));
@@ -294,12 +298,12 @@ impl<S: ReportSink + Clone> OverflowRunner<S> {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
                 Some(()) = settling.next(), if !settling.is_empty() => {}
             }
-            let now = Instant::now();
-            if let Some((lost, waiters)) = self.overflow.due_losses(now) {
+            let (now, hastened) = (Instant::now(), self.overflow.is_hastened());
+            if let Some((lost, waiters)) = self.overflow.due_losses(hastened, now) {
                 let outcome = self.sink.declare_lost(lost).await;
                 settle(waiters, &outcome.map(|()| Taken::Stored));
             }
-            for (report, waiters) in self.overflow.due_words(now) {
+            for (report, waiters) in self.overflow.due_words(hastened, now) {
                 let sink = self.sink.clone();
                 settling.push(Box::pin(async move {
                     let outcome = match sink.submit(report).await {

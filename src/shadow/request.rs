@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Sample(Box<TelemetryReport>, SampleReply),
     /// Readings that were never stored: declared at once.
     Lost(Vec<Loss>, oneshot::Sender<Result<(), StoreError>>),
+    /// What waits for company waits no longer.
+    Hasten,
     /// Anything else that has a turn.
     Work(Box<dyn Work>, Pace),
     /// Other devices are attached from now on.

@@ -2,7 +2,8 @@
 //!
 //! # Group commit
 //!
-//! The first sample opens a window of `commit_interval`; the commit comes when it ends or when [`COMMIT_BATCH`] wait.
+//! The first sample opens a window of `commit_interval`; the commit comes when it ends, when [`COMMIT_BATCH`] wait, or
+//! when the sender has said that it can send no more before ([`Samples::hasten`]).
 //! A sample shows on its device only after that commit; if the commit fails, none of the window is acknowledged, and
 //! its senders send it again. Presence alone does not wait: that something was heard is true whatever the disk does,
 //! and also when the reading itself is refused because the quota is used up.
@@ -37,6 +38,9 @@ pub(super) const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 /// More confirmations than this do not wait.
 const CONFIRMED_MAX: usize = 256;
 
+/// Rescues that wait to be noted while `state.db` is out of use too; beyond, the oldest is in the log alone.
+const RESCUES_WAITING_MAX: usize = 8;
+
 /// Who waits for a sample's commit.
 pub(super) type SampleReply = oneshot::Sender<Result<Taken, StoreError>>;
 
@@ -60,6 +64,8 @@ pub(super) struct Samples {
     turned_away: u64,
     waiting: Vec<Waiting>,
     window_opened: Option<Instant>,
+    /// Whoever sent what waits can send nothing more until it is acknowledged.
+    hastened: bool,
     /// Blocks the table has, not yet marked so in the file.
     confirmed: BTreeSet<i64>,
     confirmed_first: Option<Instant>,
@@ -71,8 +77,8 @@ pub(super) struct Samples {
     time_known: bool,
     /// The ledgers as the file had them when it broke.
     known: BTreeMap<DeviceId, KnownLedger>,
-    /// What was damaged, until somebody asks.
-    rescued: Option<Rescue>,
+    /// What was damaged and is not noted in `state.db` yet, oldest first.
+    rescued: Vec<Rescue>,
 }
 
 /// Newest samples the file holds.
@@ -86,9 +92,9 @@ impl Samples {
         let (db, newest, rescued) = match opened {
             Ok((mut db, newest, rescued)) => {
                 db.booted(moment.boot.boot_id);
-                (Ok(db), newest, rescued)
+                (Ok(db), newest, rescued.into_iter().collect())
             }
-            Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new(), None),
+            Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new(), Vec::new()),
         };
         let samples = Self {
             path,
@@ -98,6 +104,7 @@ impl Samples {
             turned_away: 0,
             waiting: Vec::new(),
             window_opened: None,
+            hastened: false,
             confirmed: BTreeSet::new(),
             confirmed_first: None,
             quota_bytes: config.quota_bytes,
@@ -150,6 +157,11 @@ impl Samples {
         self.window_opened.get_or_insert_with(Instant::now);
     }
 
+    /// What waits is committed with the batch of requests among which this came.
+    pub(super) fn hasten(&mut self) {
+        self.hastened = !self.waiting.is_empty();
+    }
+
     /// When the writer must come back here, by its own clock.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let window = self.window_opened.and_then(|opened| opened.checked_add(self.commit_interval));
@@ -161,7 +173,7 @@ impl Samples {
     pub(super) fn is_due(&self, real: Instant) -> bool {
         let many_confirmed = self.confirmed.len() >= CONFIRMED_MAX && self.db.is_ok();
         let full = self.waiting.len() >= COMMIT_BATCH || many_confirmed;
-        full || self.deadline().is_some_and(|deadline| deadline <= real)
+        full || self.hastened || self.deadline().is_some_and(|deadline| deadline <= real)
     }
 
     /// Whether a block is due although nothing waits.
@@ -172,7 +184,7 @@ impl Samples {
     /// Commits what waits, shows it and answers for it.
     pub(super) fn commit(&mut self, memory: &mut Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         let waiting = std::mem::take(&mut self.waiting);
-        self.window_opened = None;
+        (self.window_opened, self.hastened) = (None, false);
         match self.write(now) {
             Ok(blocks_closed) => {
                 memory.counted.commits += 1;
@@ -198,7 +210,7 @@ impl Samples {
         if let Ok(db) = std::mem::replace(&mut self.db, Err(cause.clone())) {
             db.abandon();
         }
-        self.window_opened = None;
+        (self.window_opened, self.hastened) = (None, false);
         // Confirmations try again after a whole wait, not at once and for ever.
         self.confirmed_first = (!self.confirmed.is_empty()).then(Instant::now);
         self.turned_away += self.waiting.len() as u64;
@@ -317,14 +329,14 @@ impl Samples {
         &self.path
     }
 
-    /// Whether something was damaged since the last time [`Self::take_rescued`] was called.
-    pub(super) fn has_rescued(&self) -> bool {
-        self.rescued.is_some()
+    /// What was damaged and is not noted yet, oldest first.
+    pub(super) fn rescued(&self) -> &[Rescue] {
+        &self.rescued
     }
 
-    /// What was damaged since the last time this was asked.
-    pub(super) fn take_rescued(&mut self) -> Option<Rescue> {
-        self.rescued.take()
+    /// It is noted durably.
+    pub(super) fn rescued_noted(&mut self) {
+        self.rescued.clear();
     }
 
     /// Whether readings are refused because the quota is used up.
@@ -388,22 +400,29 @@ impl Samples {
                 let told = db.reconcile(known);
                 tell(&self.checked(told)?);
             }
-            // When it is back.
-            Err(_) => self.known.clone_from(known),
+            // When it is back. What it said when it broke is newer than the copy, but for a file that never opened.
+            Err(_) => {
+                for (device, known) in known {
+                    let here = self.known.entry(device.clone()).or_insert_with(|| known.clone());
+                    if here.ledger.accepted < known.ledger.accepted {
+                        here.clone_from(known);
+                    }
+                }
+            }
         }
         Ok(())
     }
 
     /// Where the readings of each device are; like [`Self::stats`], what is confirmed counts as delivered.
     pub(super) fn ledgers(&self) -> BTreeMap<DeviceId, DeviceLedger> {
-        let known = || self.known.iter().map(|(device, known)| (device.clone(), known.ledger)).collect();
+        let known = || self.known_ledgers().into_iter().map(|(device, known)| (device, known.ledger)).collect();
         let here = self.usable().and_then(|db| db.ledgers(&self.confirmed));
         here.unwrap_or_else(|_| known())
     }
 
     /// As [`Self::ledgers`], of one device.
     pub(super) fn ledger(&self, device: &DeviceId) -> DeviceLedger {
-        let known = || self.known.get(device).map(|known| known.ledger).unwrap_or_default();
+        let known = || self.known_ledgers().get(device).map(|known| known.ledger).unwrap_or_default();
         let here = self.usable().and_then(|db| db.ledger(device, &self.confirmed));
         here.unwrap_or_else(|_| known())
     }
@@ -423,13 +442,22 @@ impl Samples {
     }
 
     /// Opens the file again, as at the start, and proves that it takes writes.
-    pub(super) fn reopen(&mut self, memory: &Memory, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
+    /// `suspect`: it is salvaged whatever its check says.
+    pub(super) fn reopen(
+        &mut self,
+        suspect: bool,
+        memory: &Memory,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Result<(), StoreError> {
         fail_point!(BeforeReopen);
-        let suspect = matches!(&self.db, Err(StoreError::Damaged { .. }));
         let opened = TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect);
-        let proved = opened.and_then(|(db, _, rescued)| Ok((db.prove()?, rescued)));
-        let (mut db, rescued) = proved.inspect_err(|cause| self.shut(cause))?;
-        self.rescued = rescued.or_else(|| self.rescued.take());
+        let (db, _, rescued) = opened.inspect_err(|cause| self.shut(cause))?;
+        // Whatever comes next: this has happened.
+        self.rescued.extend(rescued);
+        let surplus = self.rescued.len().saturating_sub(RESCUES_WAITING_MAX);
+        self.rescued.drain(..surplus);
+        let mut db = db.prove().inspect_err(|cause| self.shut(cause))?;
         db.booted(self.boot_id);
         // A guess is no time to go on from.
         for device in memory.devices.values().filter(|_| self.time_known) {

@@ -138,6 +138,12 @@ impl Store {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// Readings that wait for company are committed now: their sender can send nothing more before they are. Best
+    /// effort: without it they are committed after `commit_interval`.
+    pub async fn hasten(&self) {
+        let _ = self.send(Kind::Hasten).await;
+    }
+
     /// Tells that the floor's broker is reachable or not: while it is not (and for 60 s), silence proves nothing.
     pub async fn floor_reachable(&self, yes: bool) -> Result<(), StoreError> {
         self.ask(Pace::Lazy, move |turn| {

@@ -80,10 +80,17 @@ impl Memory {
         }
     }
 
-    /// Takes the devices as the file has them; what was not written is gone.
-    pub(super) fn restart(&mut self, devices: BTreeMap<DeviceId, Device>, now: Instant) {
+    /// Takes the devices as the file has them; what was not written is gone, but for the versions that may have been sent.
+    pub(super) fn restart(&mut self, devices: BTreeMap<DeviceId, Device>, now: Instant, wall: Timestamp) {
         self.settle();
-        self.devices = devices;
+        let before = std::mem::replace(&mut self.devices, devices);
+        for before in before.values() {
+            if let Some(device) = self.devices.get_mut(before.id())
+                && device.view.version < before.view.version
+            {
+                device.adopt(before.view.version, wall);
+            }
+        }
         self.blank = false;
         if !self.floor_reachable {
             self.devices.values_mut().for_each(|device| device.observer.floor_reachable(false, now));

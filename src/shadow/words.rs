@@ -121,7 +121,7 @@ pub(super) fn if_readable<T>(row: rusqlite::Result<T>, what: &str) -> rusqlite::
             cause
             @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
         ) => {
-            tracing::warn!(what, %cause, "a row of state.db cannot be read; it is left out");
+            tracing::warn!(what, %cause, "a row cannot be read; it is left out");
             Ok(None)
         }
         Err(cause) => Err(cause),

@@ -15,6 +15,7 @@ mod attach;
 mod mend;
 mod rescued;
 mod room;
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -137,6 +138,7 @@ impl Writer {
                     let _ = reply.send(self.samples.declare_lost(losses, &mut self.memory, now, wall));
                 }
                 Kind::Attach(devices, reply) => attaching.push((devices, reply)),
+                Kind::Hasten => self.samples.hasten(),
                 Kind::Tick(reply) => ticks.push(reply),
                 Kind::Close(reply) => {
                     closing = Some(reply);
@@ -382,6 +384,10 @@ impl Writer {
         self.backups.stop();
         self.doubt.pass(self.now);
         let telemetry = self.samples.close(&mut self.memory, self.now, self.clock.now());
+        if self.state.broken().is_none() {
+            // What fails here fails below.
+            let _ = self.note_rescued();
+        }
         // Out of use already, it holds nothing that anyone believes to be there.
         let flushed =
             if self.state.broken().is_some() { Ok(()) } else { self.flush_all().and_then(|()| self.save_floor()) };

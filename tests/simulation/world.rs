@@ -115,6 +115,11 @@ fn run(folder: &Path, clock: &Clock, cloud: &Cloud, floor: &Floor) -> Running {
     Running { store, admission, uploader, dispatcher }
 }
 
+/// Sync that has not gone on for so long, in real time, waits for its budget and not for the disk.
+const REAL_PATIENCE: Duration = Duration::from_millis(20);
+/// How far time goes on then.
+const BUDGET_STEP: Duration = Duration::from_millis(500);
+
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -183,7 +188,7 @@ impl World {
     /// Both clocks go on together, and whoever has to do something then does it.
     async fn pass(&mut self, time: Duration) {
         self.simulated += time;
-        self.clock.put(self.clock.now().saturating_add(time));
+        self.clock.pass(time);
         tokio::time::advance(time).await;
         self.running.store.tick().await.unwrap();
         self.settle().await;
@@ -239,7 +244,7 @@ impl World {
             self.say_state(&id(name), boots).await;
         }
         // Two readings of a device have two times.
-        self.clock.put(self.clock.now().saturating_add(Duration::from_millis(1)));
+        self.clock.pass(Duration::from_millis(1));
     }
 
     async fn report(&self, reading: &Reading, redelivered: bool) -> bool {
@@ -351,8 +356,30 @@ impl World {
                 store.confirm_outbox(Lane::Result, owed.iter().map(|entry| entry.seq).collect()).await.unwrap();
             }
         }
-        self.running.uploader.sync_once().await.unwrap();
+        self.sync().await;
         self.settle().await;
+    }
+
+    /// One round of sync. Where it waits for its budget, time goes on: it does not do so by itself here.
+    async fn sync(&mut self) {
+        let mut round = std::pin::pin!(self.running.uploader.sync_once());
+        loop {
+            let (patience, over) = std::sync::mpsc::channel::<()>();
+            let a_while = tokio::task::spawn_blocking(move || over.recv_timeout(REAL_PATIENCE).is_err());
+            tokio::select! {
+                biased;
+                done = &mut round => {
+                    drop(patience);
+                    done.unwrap();
+                    return;
+                }
+                _ = a_while => {
+                    self.simulated += BUDGET_STEP;
+                    self.clock.pass(BUDGET_STEP);
+                    tokio::time::advance(BUDGET_STEP).await;
+                }
+            }
+        }
     }
 
     /// The process is gone between two instructions; its files are as the last commit left them.

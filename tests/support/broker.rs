@@ -46,6 +46,8 @@ pub struct Faults {
     pub hang_up: bool,
     /// CONNECT is read and never answered.
     pub no_connack: bool,
+    /// So many deliveries are on their way to a session before their PUBACKs come; the others wait. None: no limit.
+    pub window: Option<usize>,
     /// Connections on which something comes are half open from then on, for ever: what comes is read and forgotten.
     pub deaf: bool,
     /// After CONNACK comes what is no MQTT.
@@ -75,6 +77,7 @@ pub struct Log {
 struct Session {
     filters: Vec<String>,
     waiting: BTreeMap<u16, Publish>,
+    beyond_window: VecDeque<Publish>,
     next_pkid: u16,
     line: Option<Line>,
 }
@@ -146,6 +149,11 @@ impl Broker {
         self.inner.lock().unwrap()
     }
 
+    /// Tells whenever something was published, delivered or acknowledged.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
     /// Cuts every connection.
     pub fn cut(&self) {
         self.cuts.send_modify(|n| *n += 1);
@@ -202,10 +210,15 @@ impl Broker {
 
     fn route(&self, topic: &str, payload: &Bytes) {
         let mut inner = self.lock();
-        let twice = inner.faults.duplicates;
+        let (twice, window) = (inner.faults.duplicates, inner.faults.window);
         for session in inner.sessions.values_mut() {
             if session.filters.iter().any(|filter| matches(topic, filter)) {
-                session.deliver(topic, payload.clone(), false, twice);
+                let room = window.is_none_or(|window| session.waiting.len() < window);
+                if room {
+                    session.deliver(topic, payload.clone(), false, twice);
+                } else {
+                    session.beyond_window.push_back(Publish::new(topic, QoS::AtLeastOnce, payload.to_vec()));
+                }
             }
         }
         drop(inner);
@@ -313,7 +326,13 @@ impl Broker {
             Packet::Publish(publish) => return self.take(publish, out, taken),
             Packet::PubAck(ack) => {
                 let mut inner = self.lock();
-                let acknowledged = inner.sessions.get_mut(client).and_then(|s| s.waiting.remove(&ack.pkid));
+                let acknowledged = inner.sessions.get_mut(client).and_then(|session| {
+                    let acknowledged = session.waiting.remove(&ack.pkid);
+                    if let Some(next) = session.beyond_window.pop_front() {
+                        session.deliver(&next.topic, next.payload, false, false);
+                    }
+                    acknowledged
+                });
                 inner.log.acknowledged.extend(acknowledged.map(|publish| publish.payload));
             }
             Packet::Subscribe(subscribe) => self.subscribe(client, &subscribe, out),

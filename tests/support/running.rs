@@ -1,6 +1,7 @@
 //! A link that runs against the test's broker, with an intake and an outbox in the test's hands.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Held {
     pub messages: Mutex<Vec<(Inbound, Option<Commit>)>>,
     pub changed: Notify,
     pub settle_at_once: bool,
+    /// How often the link asked for haste.
+    pub hastened: AtomicUsize,
 }
 
 impl Intake for Held {
@@ -37,12 +40,24 @@ impl Intake for Held {
         self.changed.notify_one();
         Box::pin(async { Ok(acceptance) })
     }
+
+    fn hasten(&self) -> BoxFuture<'_, ()> {
+        self.hastened.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl Held {
     pub async fn received(&self, n: usize) {
         while self.messages.lock().unwrap().len() < n {
             tokio::time::timeout(Duration::from_secs(30), self.changed.notified()).await.expect("no message");
+        }
+    }
+
+    pub async fn hastened(&self, n: usize) {
+        while self.hastened.load(Ordering::Relaxed) < n {
+            tokio::time::timeout(Duration::from_secs(30), self.changed.notified()).await.expect("no haste");
         }
     }
 

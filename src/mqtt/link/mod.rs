@@ -6,6 +6,8 @@
 //! * **In.** A PUBACK leaves only after the intake's receipt, in the order of receipt. A failed receipt drops the
 //!   connection without acknowledging, and the broker sends again 2 s later, as often as it takes. At most [`INTAKE_MAX`] messages are unsettled: then
 //!   the link stops reading.
+//!   PUBACKs go in order and a broker sends no more than its window before them, so one message that waits would keep
+//!   back everybody's: at [`HASTEN_AFTER`] unsettled ones the intake lets none wait any longer.
 //! * **Out, owed** ([`Outbox`]): an entry is confirmed only after the PUBACK of the connection it left on. After a cut, a
 //!   lost session or a reused packet id it goes out again: nothing is lost, duplicates are possible. At most
 //!   [`OUTBOX_WINDOW`] are on their way, at the pace of [`LinkConfig::outbox_per_second`].
@@ -70,6 +72,9 @@ use crate::clock::Clock;
 
 /// Messages received and not yet settled; at the limit the link stops reading, and the broker keeps the rest.
 pub const INTAKE_MAX: usize = 1_024;
+/// So many unsettled messages may be all that the broker sends before a PUBACK (the window of mosquitto, and the smallest
+/// of the usual ones): the intake is told, once for so many that came ([`Intake::hasten`]).
+pub const HASTEN_AFTER: usize = 20;
 /// Outbox entries on their way and not yet confirmed; at the limit the others wait in the store.
 pub const OUTBOX_WINDOW: usize = 20;
 /// [`Link::publish_once`] calls on their way; at the limit further ones wait until their deadline.

@@ -444,7 +444,11 @@ async fn accept(
     let inbound =
         Inbound { topic: publish.topic, payload: publish.payload, retained: publish.retain, redelivered: publish.dup };
     tokio::select! {
-        accepted = intake.accept(inbound) => session.settle_later(pkid, accepted.map_err(unstored)?),
+        accepted = intake.accept(inbound) => {
+            if session.settle_later(pkid, accepted.map_err(unstored)?) {
+                intake.hasten().await;
+            }
+        }
         // Not taken, not acknowledged: the broker keeps it. Nothing after it may be acknowledged either, and the
         // caller stops reading now.
         () = stop.cancelled() => {}

@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{
-    Announcement, FILTERS_PER_SUBSCRIBE, Handed, INTAKE_MAX, LinkConfig, NotHanded, ONCE_WINDOW, Once, Presence,
+    Announcement, FILTERS_PER_SUBSCRIBE, HASTEN_AFTER, Handed, INTAKE_MAX, LinkConfig, NotHanded, ONCE_WINDOW, Once,
+    Presence,
 };
 use crate::mqtt::{Acceptance, BoxFuture};
 use crate::shadow::StoreError;
@@ -94,6 +95,8 @@ pub(super) struct Session {
     pinged: Option<Instant>,
     /// Receipts in the order of receipt; each yields the packet id to acknowledge (0 for QoS 0).
     pub(super) unsettled: FuturesOrdered<BoxFuture<'static, Result<u16, StoreError>>>,
+    /// Messages since the intake was told to hasten.
+    since_hastened: usize,
 }
 
 impl fmt::Debug for Session {
@@ -114,6 +117,7 @@ impl Session {
             unsubscribing: 0,
             pinged: None,
             unsettled: FuturesOrdered::new(),
+            since_hastened: 0,
         }
     }
 
@@ -189,7 +193,10 @@ impl Session {
     // ---- in -------------------------------------------------------------------------------------------------
 
     /// Queues a message's receipt; its PUBACK leaves after those before it.
-    pub(super) fn settle_later(&mut self, pkid: u16, acceptance: Acceptance) {
+    ///
+    /// Answers whether the intake is to hasten. Once for [`HASTEN_AFTER`] messages is enough: if fewer came since, some
+    /// of the unsettled ones were hastened already, and their PUBACKs make room in the window.
+    pub(super) fn settle_later(&mut self, pkid: u16, acceptance: Acceptance) -> bool {
         self.unsettled.push_back(Box::pin(async move {
             match acceptance {
                 Acceptance::Settled => Ok(pkid),
@@ -199,6 +206,12 @@ impl Session {
                 },
             }
         }));
+        self.since_hastened += 1;
+        let hasten = self.unsettled.len() >= HASTEN_AFTER && self.since_hastened >= HASTEN_AFTER;
+        if hasten {
+            self.since_hastened = 0;
+        }
+        hasten
     }
 
     /// Sends a PUBACK. The first goes through the client's queue and so ends a poll that waits; those that follow

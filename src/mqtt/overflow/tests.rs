@@ -141,18 +141,15 @@ async fn a_little_over_the_limit_is_declared_once_a_second_and_a_brokers_window_
     assert!((1_000..=1_010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert_eq!(link.sink.books().declarations, 1);
 
-    // Twenty messages fill the window of the usual broker, whoever sent them.
+    // Twenty messages fill the window of the usual broker, whoever sent them: the link says so.
     let start = Instant::now();
     let mut window: Vec<_> = Vec::new();
-    for n in 0..DECLARE_BATCH {
+    while !link.overflow_pending() {
         // In the meantime the flooding device may send some again.
-        window.push(link.reading(if n < 10 || n % 2 == 0 { "flood" } else { "A" }).await);
-        if n == 0 {
-            while !link.overflow_pending() {
-                window.push(link.reading("flood").await);
-            }
-        }
+        window.push(link.reading("flood").await);
     }
+    window.push(link.reading("A").await);
+    link.intake.hasten().await;
     for receipt in window {
         receipt.await.unwrap().unwrap();
     }
@@ -162,6 +159,53 @@ async fn a_little_over_the_limit_is_declared_once_a_second_and_a_brokers_window_
 impl Link {
     fn overflow_pending(&self) -> bool {
         self.refusals.snapshot().by_reason.get("rate_limited").is_some_and(|n| *n > 6)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_window_lets_go_of_states_and_answers_that_are_held() {
+    let link = link(&["A", "B"]);
+    link.sink.books().open.insert(CommandId::new("mine").unwrap());
+    let mut window = Vec::new();
+    for n in 0..200 {
+        window.push(link.say("A", "state", &format!(r#"{{"online":true,"boot_count":{n}}}"#)).await);
+        window.push(link.say("B", "result", r#"{"command_id":"mine","status":"in_progress"}"#).await);
+    }
+    let start = Instant::now();
+    link.intake.hasten().await;
+    for acceptance in window {
+        let Acceptance::Pending(receipt) = acceptance else { panic!("acknowledged before anything was committed") };
+        receipt.await.unwrap().unwrap();
+    }
+    assert!(start.elapsed() <= Duration::from_millis(5), "{:?}", start.elapsed());
+    let books = link.sink.books();
+    let newest = books.stored.iter().rev().find_map(|report| match report {
+        FloorReport::State(state) => state.boot_count,
+        _ => None,
+    });
+    assert_eq!(newest, Some(199));
+}
+
+/// At any speed: taken in at once, or hardly faster than what needs no exemption because many share the link.
+#[tokio::test(start_paused = true)]
+async fn of_a_days_backlog_of_a_device_that_sends_once_a_second_nothing_is_declared_lost() {
+    for pause in [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(45)] {
+        let link = link(&["A"]);
+        link.intake.connected();
+        let mut window = Vec::new();
+        for n in 0..86_400 {
+            window.push(link.reading("A").await);
+            if n % 20 == 19 {
+                link.intake.hasten().await;
+                for receipt in window.drain(..) {
+                    receipt.await.unwrap().unwrap();
+                }
+                tokio::time::sleep(pause * 20).await;
+            }
+        }
+        let books = link.sink.books();
+        assert_eq!((books.stored.len(), books.declared.len()), (86_400, 0), "with {pause:?} between messages");
+        link.stop.cancel();
     }
 }
 

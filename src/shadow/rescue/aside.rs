@@ -106,9 +106,7 @@ pub(in crate::shadow) fn replace(path: &Path, new: &Path, aside: &Path) -> std::
 /// is thrown away, because what it was made of can still be read.
 pub(in crate::shadow) fn finish(path: &Path) -> std::io::Result<()> {
     let rebuilt = beside(path, ".rebuilt");
-    for suffix in [".new", ".new-journal"] {
-        let _ = std::fs::remove_file(beside(path, suffix));
-    }
+    forget_new(path);
     if !rebuilt.exists() {
         return Ok(());
     }
@@ -117,6 +115,13 @@ pub(in crate::shadow) fn finish(path: &Path) -> std::io::Result<()> {
     }
     std::fs::rename(rebuilt, path)?;
     sync_folder(path)
+}
+
+/// Removes what a rebuilding that did not come to its end has left.
+pub(in crate::shadow) fn forget_new(path: &Path) {
+    for suffix in [".new", ".new-journal"] {
+        let _ = std::fs::remove_file(beside(path, suffix));
+    }
 }
 
 /// The copies of a database that were moved aside, oldest first, without their logs.

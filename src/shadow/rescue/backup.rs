@@ -54,6 +54,8 @@ pub(in crate::shadow) struct Backups {
 struct Running {
     thread: JoinHandle<Outcome>,
     stop: Arc<Stop>,
+    /// The file it copies is no longer in its place: what it finds there says nothing.
+    outlived: bool,
 }
 
 #[derive(Default)]
@@ -61,6 +63,15 @@ struct Stop {
     asked: AtomicBool,
     /// Ends a check that has begun.
     interrupt: Mutex<Option<InterruptHandle>>,
+}
+
+impl Stop {
+    fn ask(&self) {
+        self.asked.store(true, Ordering::Relaxed);
+        if let Some(handle) = &*self.interrupt.lock().unwrap_or_else(PoisonError::into_inner) {
+            handle.interrupt();
+        }
+    }
 }
 
 impl std::fmt::Debug for Stop {
@@ -79,6 +90,9 @@ impl Backups {
     pub(in crate::shadow) fn step(&mut self, now: Instant) -> Option<Outcome> {
         if let Some(running) = self.running.take_if(|running| running.thread.is_finished()) {
             let outcome = running.thread.join().unwrap_or_else(|_| Outcome::Failed("its thread ended".to_owned()));
+            if running.outlived {
+                return None;
+            }
             let wait = if outcome == Outcome::Done { BACKUP_INTERVAL } else { AGAIN_AFTER };
             self.due = now.checked_add(wait).unwrap_or(now);
             return Some(outcome);
@@ -88,7 +102,7 @@ impl Backups {
             let watch = Arc::clone(&stop);
             let run = move || take(&path, &watch);
             match std::thread::Builder::new().name("backup".to_owned()).spawn(run) {
-                Ok(thread) => self.running = Some(Running { thread, stop }),
+                Ok(thread) => self.running = Some(Running { thread, stop, outlived: false }),
                 Err(cause) => {
                     self.due = now.checked_add(AGAIN_AFTER).unwrap_or(now);
                     return Some(Outcome::Failed(cause.to_string()));
@@ -98,18 +112,20 @@ impl Backups {
         None
     }
 
-    /// One is due soon: the file is another than the last one was taken of.
+    /// One is due soon: the file is another than the last one was taken of. One that still runs is told to end, and
+    /// whatever it says of the file from before is not heard.
     pub(in crate::shadow) fn soon(&mut self, now: Instant) {
         self.due = now.checked_add(FIRST_AFTER).unwrap_or(now);
+        if let Some(running) = &mut self.running {
+            running.outlived = true;
+            running.stop.ask();
+        }
     }
 
     /// Ends one that runs; nothing touches the folder afterwards.
     pub(in crate::shadow) fn stop(&mut self) {
         let Some(running) = self.running.take() else { return };
-        running.stop.asked.store(true, Ordering::Relaxed);
-        if let Some(handle) = &*running.stop.interrupt.lock().unwrap_or_else(PoisonError::into_inner) {
-            handle.interrupt();
-        }
+        running.stop.ask();
         // A panic has told of itself.
         let _ = running.thread.join();
     }

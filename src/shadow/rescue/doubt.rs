@@ -47,6 +47,8 @@ impl Default for InhibitionWatch {
 pub(in crate::shadow) struct Doubt {
     shown: watch::Sender<Option<Inhibition>>,
     counted_at: Instant,
+    /// What the file said is left when it was last read or written.
+    in_file: Duration,
     /// What the file says is left differs from what is.
     unsaved: bool,
 }
@@ -54,12 +56,24 @@ pub(in crate::shadow) struct Doubt {
 impl Doubt {
     pub(in crate::shadow) fn new(now: Instant) -> (Self, InhibitionWatch) {
         let (shown, watch) = watch::channel(None);
-        (Self { shown, counted_at: now, unsaved: false }, InhibitionWatch(watch))
+        (Self { shown, counted_at: now, in_file: Duration::ZERO, unsaved: false }, InhibitionWatch(watch))
     }
 
-    /// The file says so, or damage has just been met.
+    /// Whether a file that was opened again says something that was not written here: it was rebuilt, though the opening
+    /// went no further then.
+    pub(in crate::shadow) fn is_news(&self, left: Duration) -> bool {
+        left > self.in_file
+    }
+
+    /// The file says so, or damage has just been met. A doubt that is known already is never cut short by it.
     pub(in crate::shadow) fn begin(&mut self, left: Duration, why: &str, now: Instant) {
-        self.counted_at = now;
+        self.pass(now);
+        self.in_file = left;
+        if left < self.left() {
+            self.unsaved = true;
+            return;
+        }
+        self.unsaved = false;
         let inhibition = (!left.is_zero()).then(|| Inhibition { left, why: why.into() });
         self.shown.send_replace(inhibition);
     }
@@ -93,6 +107,33 @@ impl Doubt {
     }
 
     pub(in crate::shadow) fn saved(&mut self) {
-        self.unsaved = false;
+        if std::mem::take(&mut self.unsaved) {
+            self.in_file = self.left();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rebuilt_file_says_is_news_until_it_is_taken_over_and_never_cuts_a_doubt_short() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let (mut doubt, watch) = Doubt::new(start);
+        assert!(!doubt.is_news(Duration::ZERO));
+        assert!(doubt.is_news(INHIBITED_FOR), "a rebuilding wrote it, and the opening failed after that");
+        doubt.begin(INHIBITED_FOR, "damaged", start);
+        doubt.pass(start + 10 * second);
+        assert!(!doubt.is_news(INHIBITED_FOR), "it is counted down already");
+        assert_eq!(doubt.to_save(), Some(INHIBITED_FOR - 10 * second));
+        doubt.saved();
+        assert!(doubt.is_news(INHIBITED_FOR), "rebuilt once more");
+        doubt.begin(second, "of an older copy", start + 20 * second);
+        let left = INHIBITED_FOR - 20 * second;
+        assert_eq!((watch.now().unwrap().left, doubt.to_save()), (left, Some(left)));
+        doubt.begin(INHIBITED_FOR, "damaged again", start + 30 * second);
+        assert_eq!((watch.now().unwrap().left, doubt.to_save()), (INHIBITED_FOR, None));
     }
 }

@@ -23,7 +23,7 @@
 //!   inhibited), and as `store_rescues` and `commands_inhibited_seconds` in the gateway's own readings.
 //!
 //! Damage met while running is an error for the requests of that moment; a second later the file is rebuilt as here,
-//! whatever its check says.
+//! whatever its check says. A read that fails is tried again for half a minute, and then it is damage, too.
 //!
 //! # What it does not do
 //!

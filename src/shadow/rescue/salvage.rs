@@ -12,6 +12,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 
+use super::super::fault::Fault;
+use super::super::words::is_damage;
+
 /// Looks for a readable key, over all holes of a table; then its rest is given up.
 const PROBES_MAX: u32 = 20_000;
 
@@ -30,8 +33,22 @@ impl Copied {
     }
 }
 
-/// A damaged database, opened so that nothing in it changes.
-pub(in crate::shadow) fn open_source(path: &Path) -> rusqlite::Result<Connection> {
+/// A damaged database, opened so that nothing in it changes; `None` if nothing of it can be read.
+///
+/// # Errors
+/// The disk fails in a way that may pass, unless `lasting`: it has been tried for long enough.
+pub(in crate::shadow) fn open_source(path: &Path, lasting: bool) -> rusqlite::Result<Option<Connection>> {
+    match source(path) {
+        Ok(source) => Ok(Some(source)),
+        Err(cause) if !lasting && !is_damage(&cause) && Fault::of(&cause).is_some_and(Fault::may_pass) => Err(cause),
+        Err(cause) => {
+            tracing::warn!(file = %path.display(), %cause, "nothing can be read of the damaged file");
+            Ok(None)
+        }
+    }
+}
+
+fn source(path: &Path) -> rusqlite::Result<Connection> {
     let source = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     source.pragma_update(None, "trusted_schema", false)?;

@@ -61,15 +61,16 @@ pub(in crate::shadow) struct Opened {
 /// used, so that it is rebuilt whatever its check says.
 pub(in crate::shadow) fn open(config: &Config, wall: Timestamp, met: Option<&str>) -> Result<Opened, StoreError> {
     let path = config.state_dir.join(STATE_FILE);
-    let room = Room { config, path: &path, wall };
+    let mut room = Room { config, path: &path, wall, met: met.is_some() };
     aside::finish(&path).map_err(|cause| room.cannot(&cause))?;
     let witness = Witness::of(&config.state_dir);
     let testimony = witness.read();
     let unusable = aside::mend(&path, wall).map_err(|cause| room.cannot(&cause))?;
+    room.met |= unusable.is_some();
     StoreError::unless_there_is_room(&path)?;
     match log::write_again(&path) {
-        // What the log is otherwise, is judged below.
-        Err(cause) if Fault::of_io(&cause).is_some_and(Fault::may_pass) => {
+        // What the log is otherwise, is judged below; what is only read to be rebuilt needs none.
+        Err(cause) if met.is_none() && Fault::of_io(&cause).is_some_and(Fault::may_pass) => {
             return Err(StoreError::system("write the log of state.db again", &cause));
         }
         _ => {}
@@ -96,6 +97,8 @@ struct Room<'a> {
     config: &'a Config,
     path: &'a Path,
     wall: Timestamp,
+    /// The damage was met before: a read that fails now is part of it.
+    met: bool,
 }
 
 /// What went into a new file.
@@ -197,7 +200,11 @@ impl Room<'_> {
         let new = aside::beside(self.path, ".new");
         let target = schema::make(&new)?;
         let failed = |cause: rusqlite::Error| schema::fault(&new, &cause);
-        let gathered = self.gather(&target).map_err(failed)?;
+        let gathered = self.gather(&target).map_err(|cause| {
+            // What is half done takes space until the next attempt.
+            aside::forget_new(self.path);
+            failed(cause)
+        })?;
         let whole = is_whole(&gathered, said);
         let moved = if let Testimony::Saw { transitions, .. } = said { transitions } else { 0 };
         let known = gathered.life.as_ref().map_or(0, |life| life.transitions);
@@ -240,9 +247,8 @@ impl Room<'_> {
         let mut gathered = Gathered::default();
         target.execute_batch("BEGIN")?;
         salvage::begin(target)?;
-        if let Ok(source) = self.is_there().then(|| salvage::open_source(self.path)).transpose()
-            && let Some(source) = source
-        {
+        let source = self.is_there().then(|| salvage::open_source(self.path, self.met)).transpose()?.flatten();
+        if let Some(source) = source {
             gathered.life = life::read(&source).ok().flatten();
             gathered.sound = matches!(backup::check(&source, Some("execution")), Ok(None));
             for table in salvage::tables(target)? {

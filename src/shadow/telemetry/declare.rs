@@ -13,6 +13,10 @@ use super::{TelemetryDb, rows};
 use crate::shadow::ledgers::KnownLedger;
 use crate::shadow::store::StoreError;
 
+/// Records of a lost file had keys right behind the newest reading, and the table may have them; nobody knows how many.
+/// The record of that loss gets a key so far behind it, milliseconds.
+const BEHIND_LOST_KEYS_MS: i64 = 1_000;
+
 /// A device that something is declared of.
 #[derive(Debug, Clone)]
 struct Concerned {
@@ -97,6 +101,9 @@ impl TelemetryDb {
                 match behind.get(&loss.device_id) {
                     Some(known) => books.account(device.row).restore(&known.ledger, loss.count),
                     None => books.account(device.row).declare(loss.count, loss.reason),
+                }
+                if behind.contains_key(&loss.device_id) {
+                    device.newest = device.newest.map(|newest| newest.saturating_add(BEHIND_LOST_KEYS_MS));
                 }
                 if loss.count > 0 {
                     tell(tx, books, &offered, loss, device, retention_ms)?;

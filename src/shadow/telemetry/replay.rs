@@ -65,6 +65,7 @@ fn read(
 impl TelemetryDb {
     fn replay_eras(&mut self) -> rusqlite::Result<()> {
         let eras = rows::eras(&self.conn)?;
+        self.eras.highest = eras.iter().map(|era| era.id).chain(rows::newest_era(&self.conn)?).max().unwrap_or(0);
         self.eras.known = eras.into_iter().map(|era| (era.id, era)).collect();
         // A block holds no more than a minute.
         let newest = rows::newest_provisional(&self.conn)?;
@@ -107,6 +108,7 @@ impl TelemetryDb {
     }
 
     fn replace(&mut self, entry: &Entry, now: Instant) {
+        self.eras.highest = self.eras.highest.max(entry.era.unwrap_or(0));
         let Some(device) = self.names.get(&entry.device) else { return };
         let Some(track) = self.tracks.get_mut(device) else { return };
         let follows = |block: &super::OpenBlock| block.last() < entry.sample.at && block.era == entry.era;

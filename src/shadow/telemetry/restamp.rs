@@ -65,6 +65,9 @@ pub(super) struct Era {
 #[derive(Debug, Default)]
 pub(super) struct Eras {
     pub(super) known: BTreeMap<i64, Era>,
+    /// No row and no sample of the journal is of a later one, though it may be of one that damage took: a new era with
+    /// that number would move it by its own error.
+    pub(super) highest: i64,
     /// This boot; every era that begins is of it.
     pub(super) boot_id: Option<BootId>,
     /// The guess that samples come with now, and its era.
@@ -85,7 +88,8 @@ impl Eras {
         if let Some(newest) = last.filter(|newest| full && newest.boot_id == boot_id) {
             return Some(newest);
         }
-        let era = Era { id: last.map_or(1, |last| last.id + 1), boot_id, base, stored: false };
+        self.highest += 1;
+        let era = Era { id: self.highest, boot_id, base, stored: false };
         self.known.insert(era.id, era);
         Some(era)
     }

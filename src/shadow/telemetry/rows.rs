@@ -167,6 +167,11 @@ pub(super) fn count_provisional(conn: &Connection) -> rusqlite::Result<(u64, u64
     conn.query_row(sql, [], |row| Ok((count(row.get(0)?), count(row.get(1)?))))
 }
 
+/// The latest era that a provisional block is of, whether it is known or not.
+pub(super) fn newest_era(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+    conn.query_row("SELECT max(era) FROM block WHERE sent = 2", [], |row| row.get(0))
+}
+
 /// When the oldest provisional block begins.
 pub(super) fn oldest_provisional(conn: &Connection) -> rusqlite::Result<Option<i64>> {
     conn.prepare_cached("SELECT min(first) FROM block WHERE sent = 2")?.query_row([], |row| row.get(0))
@@ -313,6 +318,18 @@ pub(super) fn no_longer_offered(conn: &Connection, id: i64) -> rusqlite::Result<
 
 /// The accounts, by the devices' rows.
 pub(super) fn accounts(conn: &Connection) -> rusqlite::Result<BTreeMap<i64, Account>> {
+    each_account(conn, Some)
+}
+
+/// As [`accounts`], without those that damage has made unreadable.
+pub(super) fn readable_accounts(conn: &Connection) -> rusqlite::Result<BTreeMap<i64, Account>> {
+    each_account(conn, |account| words::if_readable(account, "the account of a device").transpose())
+}
+
+/// An account by its device's row, as read.
+type Read = rusqlite::Result<(i64, Account)>;
+
+fn each_account(conn: &Connection, keep: impl Fn(Read) -> Option<Read>) -> rusqlite::Result<BTreeMap<i64, Account>> {
     let sql = "SELECT device, accepted, delivered, stored, since, lost FROM ledger";
     let read = |row: &Row<'_>| {
         let number = |index| row.get(index).map(count);
@@ -324,7 +341,7 @@ pub(super) fn accounts(conn: &Connection) -> rusqlite::Result<BTreeMap<i64, Acco
         };
         Ok((row.get(0)?, Account { ledger, since: row.get(4)? }))
     };
-    conn.prepare(sql)?.query_map([], read)?.collect()
+    conn.prepare(sql)?.query_map([], read)?.filter_map(keep).collect()
 }
 
 pub(super) fn save_account(conn: &Connection, device: i64, account: &Account) -> rusqlite::Result<()> {

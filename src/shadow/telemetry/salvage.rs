@@ -44,7 +44,9 @@ pub(super) fn open(
     };
     let damaged = |cause: &str| Err(StoreError::Damaged { path: path.display().to_string(), cause: cause.to_owned() });
     aside::finish(path).map_err(cannot)?;
-    let attempt = match aside::mend(path, wall).map_err(cannot)? {
+    let unusable = aside::mend(path, wall).map_err(cannot)?;
+    let lasting = suspect || unusable.is_some();
+    let attempt = match unusable {
         Some(cause) => damaged(cause),
         // Damage was met in it: what its check says does not matter.
         None if suspect => damaged("it was met while it was read"),
@@ -56,7 +58,11 @@ pub(super) fn open(
         Err(other) => return Err(other),
     };
     let new = aside::beside(path, ".new");
-    let gathered = gather(path, &new).map_err(|cause| schema::fault(&new, &cause))?;
+    let gathered = gather(path, &new, lasting).map_err(|cause| {
+        // What is half done takes space until the next attempt.
+        aside::forget_new(path);
+        schema::fault(&new, &cause)
+    })?;
     let copy = aside::free_copy_name(path, wall);
     aside::replace(path, &new, &copy).map_err(cannot)?;
     let (mut db, newest) = replay::open(path, history_retention, now)?;
@@ -88,12 +94,12 @@ struct Gathered {
     nameless: i64,
 }
 
-fn gather(path: &Path, new: &Path) -> rusqlite::Result<Gathered> {
+fn gather(path: &Path, new: &Path, lasting: bool) -> rusqlite::Result<Gathered> {
     let target = schema::make(new)?;
     target.execute_batch("BEGIN")?;
     salvage::begin(&target)?;
     let mut copied = BTreeMap::new();
-    if let Ok(source) = salvage::open_source(path) {
+    if let Some(source) = salvage::open_source(path, lasting)? {
         let mut tables = salvage::tables(&target)?;
         // Names before devices, for which a trigger notes them again.
         tables.sort_by_key(|table| table.name != "name");
@@ -104,14 +110,14 @@ fn gather(path: &Path, new: &Path) -> rusqlite::Result<Gathered> {
     salvage::end(&target)?;
     target.execute_batch("INSERT OR IGNORE INTO device (row, name) SELECT row, name FROM name")?;
     let nameless = target.query_row(
-        "SELECT coalesce(sum(samples), 0) FROM block WHERE device NOT IN (SELECT row FROM device) AND sent = 0",
+        "SELECT coalesce(sum(samples), 0) FROM block WHERE device NOT IN (SELECT row FROM device) AND sent <> 1",
         [],
         |row| row.get(0),
     )?;
     for table in ["block", "parked", "gap"] {
         target.execute(&format!("DELETE FROM {table} WHERE device NOT IN (SELECT row FROM device)"), [])?;
     }
-    let accounts = rows::accounts(&target)?;
+    let accounts = rows::readable_accounts(&target)?;
     // The journal's pages belong together by their epoch; without the tally the newest is theirs.
     let journal = "UPDATE tally SET epoch = max(epoch, (SELECT coalesce(max(epoch), 1) FROM segment))";
     target.execute(journal, [])?;

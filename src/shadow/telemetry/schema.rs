@@ -22,7 +22,7 @@ const CACHE_KIB: i32 = 1_024;
 const BUSY_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Each entry takes the file from the schema of its number to the next. The list only grows.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE device (
         row INTEGER PRIMARY KEY,
@@ -194,12 +194,13 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Why the file cannot be opened: its disk or folder, or what stands in it.
 pub(super) fn fault(path: &Path, cause: &rusqlite::Error) -> StoreError {
-    if let Some(fault) = Fault::of(cause).filter(|fault| fault.may_pass()) {
-        return StoreError::Disk { doing: "open telemetry.db", cause: cause.to_string(), fault };
-    }
     let (path, text) = (path.display().to_string(), cause.to_string());
+    // First: a file that ends too early is an error of reading to SQLite, and does not pass.
     if words::is_damage(cause) {
         return StoreError::Damaged { path, cause: text };
+    }
+    if let Some(fault) = Fault::of(cause).filter(|fault| fault.may_pass()) {
+        return StoreError::Disk { doing: "open telemetry.db", cause: text, fault };
     }
     StoreError::Open { path, cause: text, hint: hint(cause) }
 }

@@ -14,6 +14,8 @@
 //!   no space; from then on readings are refused, so that they do not use it up.
 //! * **It recovers by itself.** Tried again after [`RETRY_MIN`], then at doubled distances up to [`RETRY_MAX`], by the next
 //!   request or tick. A file is back in use only when a real write, its flush and a checkpoint have succeeded.
+//! * **Damage is not waited out.** A file in which damage was met is rebuilt ([`super::super::rescue`]) at the next attempt,
+//!   and so is one that cannot be read for [`super::unreadable::UNREADABLE_MAX`] in a folder that takes writes.
 //! * It starts with a disk that takes nothing: then it knows its devices from the configuration alone, and reads the file
 //!   as soon as it can be opened for writing.
 //! * A disk that comes and goes is logged at most once in [`SAID_EVERY`].
@@ -31,12 +33,13 @@ use super::super::device::Device;
 use super::super::fault::{Fault, StoreHealth};
 use super::super::ledgers::KnownLedger;
 use super::super::request::Ask;
+use super::super::rescue::aside;
 use super::super::rescue::backup::Backups;
 use super::super::rescue::doubt::{Doubt, InhibitionWatch};
 use super::super::rescue::life::Life;
 use super::super::rescue::state::Opened;
 use super::super::reserve::Reserve;
-use super::super::samples::{Newest, Samples, passing};
+use super::super::samples::{Newest, Samples, TELEMETRY_FILE, passing};
 use super::super::state_file::StateFile;
 use super::super::terms::{Config, StoreError, Wakeups};
 use super::super::turn::{Memory, Signals};
@@ -44,6 +47,7 @@ use super::super::{clock_floor, files, journal, ledgers, log, rescue, schema, wo
 use super::Writer;
 use super::attach::{as_configured, attach};
 use super::room::Chores;
+use super::unreadable::Unreadable;
 use crate::clock::Clock;
 
 /// First wait before a file that failed is opened again.
@@ -64,6 +68,26 @@ pub(super) struct Mending {
     retry_at: Option<Instant>,
     wait: Duration,
     said_at: Option<Instant>,
+    /// Whether the files are damaged, or as good as.
+    state: Unreadable,
+    telemetry: Unreadable,
+    /// `state.db` was rebuilt, and memory does not know yet.
+    rebuilt: bool,
+}
+
+impl Mending {
+    fn new(reserve: Reserve) -> Self {
+        Self {
+            reserve,
+            unreserved: None,
+            retry_at: None,
+            wait: RETRY_MIN,
+            said_at: None,
+            state: Unreadable::default(),
+            telemetry: Unreadable::default(),
+            rebuilt: false,
+        }
+    }
 }
 
 impl Writer {
@@ -113,8 +137,7 @@ impl Writer {
         if opened.is_ok() {
             samples.reconcile(&ledgers_saved)?;
         }
-        let reserve = Reserve::new(&config.state_dir, config.quota_bytes);
-        let mending = Mending { reserve, unreserved: None, retry_at: None, wait: RETRY_MIN, said_at: None };
+        let mending = Mending::new(Reserve::new(&config.state_dir, config.quota_bytes));
         let backups = Backups::of(&path, now);
         let state = StateFile::new(path, opened);
         let (flushed_at, lazy_until, chores) = (now, None, Chores::new(now));
@@ -167,16 +190,33 @@ impl Writer {
 
     /// One attempt at everything that is out of use.
     pub(super) fn mend(&mut self) {
-        if self.state.broken().is_some()
-            && let Err(cause) = self.reopen_state()
-        {
-            tracing::debug!(%cause, "state.db cannot be used yet");
-            self.state.broke(cause);
+        if let Some(cause) = self.state.broken() {
+            self.mending.state.failed(cause, schema::STATE_FILE, &self.config.state_dir, self.now);
+            let asides = aside::copies(self.state.path());
+            let reopened = self.reopen_state();
+            if aside::copies(self.state.path()) != asides {
+                // Also if it went no further: the next attempt finds a sound file, and must not rebuild that.
+                self.mending.state.opened();
+                self.mending.rebuilt |= reopened.is_err();
+            }
+            match reopened {
+                Ok(()) => self.mending.state.opened(),
+                Err(cause) => {
+                    tracing::debug!(%cause, "state.db cannot be used yet");
+                    self.state.broke(cause);
+                }
+            }
         }
         self.reserve();
         let room = self.mending.reserve.is_held() || self.mending.unreserved != Some(Fault::DiskFull);
-        if self.samples.broken().is_some() && room {
-            let reopened = self.samples.reopen(&self.memory, self.now, self.clock.now());
+        if let Some(cause) = self.samples.broken().filter(|_| room) {
+            let file = &mut self.mending.telemetry;
+            file.failed(cause, TELEMETRY_FILE, &self.config.state_dir, self.now);
+            let asides = aside::copies(self.samples.path());
+            let reopened = self.samples.reopen(file.met().is_some(), &self.memory, self.now, self.clock.now());
+            if reopened.is_ok() || aside::copies(self.samples.path()) != asides {
+                file.opened();
+            }
             if let Err(cause) = reopened {
                 tracing::debug!(%cause, "telemetry.db cannot be used yet");
             }
@@ -200,12 +240,10 @@ impl Writer {
 
     /// The same as at the start, and then what was refused meanwhile, before anyone else gets a turn.
     fn reopen_state(&mut self) -> Result<(), StoreError> {
-        let met = match self.state.broken() {
-            Some(StoreError::Damaged { cause, .. }) => Some(cause.clone()),
-            _ => None,
-        };
         fail_point!(BeforeReopen);
-        let opened = open_state(&self.config, &self.clock, &mut self.lock, met.as_deref())?;
+        let opened = open_state(&self.config, &self.clock, &mut self.lock, self.mending.state.met())?;
+        // Also if it goes no further now: the next attempt finds a sound file.
+        self.mending.rebuilt |= opened.rescue.is_some();
         let newest: Newest = self
             .memory
             .devices
@@ -222,19 +260,27 @@ impl Writer {
         }
         self.memory.refused.know_all(&ids);
         self.ledgers_saved = ledgers;
-        let (rescued, blank) = (opened.rescue.is_some(), self.memory.blank);
-        if rescued && !blank {
+        let (rebuilt, blank) = (std::mem::take(&mut self.mending.rebuilt), self.memory.blank);
+        if rebuilt && !blank {
             // What memory knows of the devices is newer than what was saved of the file.
             self.memory.resume_over(&devices);
-            self.backups.soon(self.now);
         } else {
-            self.memory.restart(devices, self.now);
+            self.memory.restart(devices, self.now, self.clock.now());
         }
-        if rescued || blank {
+        if rebuilt || blank || self.doubt.is_news(opened.life.doubt_left) {
             self.doubt.begin(opened.life.doubt_left, why(&opened.life), self.now);
         }
         self.state.renew(opened.connection, opened.witness);
         self.lazy_until = None;
+        if rebuilt {
+            self.backups.soon(self.now);
+            self.floor_saved = clock_floor::Saved::default();
+            // Versions that were sent may be higher than those that were saved.
+            if let Err(cause) = self.flush() {
+                self.mending.rebuilt = true;
+                return Err(cause);
+            }
+        }
         if let Err(cause) = self.samples.reconcile(&self.ledgers_saved) {
             tracing::warn!(%cause, "the accounts of telemetry.db could not be compared; they are at the next start");
         }
@@ -265,7 +311,9 @@ impl Writer {
     pub(super) fn notice(&mut self) {
         let full = |fault: Option<Fault>| fault == Some(Fault::DiskFull);
         if full(self.state.fault()) || full(self.samples.fault()) || full(self.mending.unreserved) {
-            let cause = self.state.broken().or_else(|| self.samples.broken()).cloned();
+            // Not the other's damage: that would be taken for this one's.
+            let why = |cause: &&StoreError| full(cause.fault());
+            let cause = self.state.broken().filter(why).or(self.samples.broken().filter(why)).cloned();
             if self.mending.reserve.is_held() {
                 self.mending.reserve.give_up();
                 self.mending.unreserved = Some(Fault::DiskFull);

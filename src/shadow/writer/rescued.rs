@@ -9,13 +9,14 @@ use crate::shadow::StoreError;
 impl Writer {
     /// Writes down what was damaged in the other file.
     pub(super) fn note_rescued(&mut self) -> Result<(), StoreError> {
-        if !self.samples.has_rescued() {
+        if self.samples.rescued().is_empty() {
             return Ok(());
         }
         let connection = self.state.begin()?;
-        let Some(rescue) = self.samples.take_rescued() else { return Ok(()) };
-        record::write(connection, &rescue).map_err(io("note what was damaged"))?;
-        self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))
+        let written = self.samples.rescued().iter().try_for_each(|rescue| record::write(connection, rescue));
+        let noted = written.map_err(io("note what was damaged")).and_then(|()| self.commit());
+        // Only now: a commit that fails leaves it to the next tick.
+        noted.inspect_err(|cause| self.gave_up(cause.clone(), &mut [])).map(|()| self.samples.rescued_noted())
     }
 
     /// One step of the hourly backup. A copy that fails its check means that the file itself is damaged.

@@ -88,7 +88,7 @@ impl Writer {
         } else if self.state.has_changes() {
             self.lazy_until.get_or_insert_with(|| Instant::now() + LAZY_WAIT);
         } else {
-            self.commit()?;
+            self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []))?;
         }
         pruned.map(drop)
     }

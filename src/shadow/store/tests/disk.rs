@@ -3,7 +3,7 @@
 use super::*;
 use crate::shadow::Fault;
 
-fn disk(fault: Fault) -> StoreError {
+pub(super) fn disk(fault: Fault) -> StoreError {
     StoreError::Disk { doing: "write a test", cause: "as told".to_owned(), fault }
 }
 
@@ -70,9 +70,15 @@ async fn while_the_disk_takes_no_writes_a_command_is_refused_and_announced_and_l
 
 /// Journals `c1` in one transaction with a turn that fails; answers what became of it.
 async fn journal_beside(store: &Store, fault: Fault) -> Result<Journalled, StoreError> {
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    // The writer waits in this turn until the other two are in the queue behind it.
-    let held = store.hand_over(Pace::Lazy, move |_| Ok(wait.recv().is_ok())).await.unwrap();
+    let ((go, wait), (here, reached)) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
+    let hold = move |_: &mut Turn<'_>| {
+        here.send(()).unwrap();
+        Ok(wait.recv().is_ok())
+    };
+    // The writer waits in this turn until the other two are in the queue behind it. It must be there before them: it
+    // takes what waits at once, and one of the two alone would get a transaction of its own.
+    let held = store.hand_over(Pace::Lazy, hold).await.unwrap();
+    reached.recv().unwrap();
     let (one, other) = (store.clone(), store.clone());
     let journalled = tokio::spawn(async move { one.journal(command("A", "reboot", "c1")).await });
     tokio::task::yield_now().await;
@@ -165,19 +171,16 @@ async fn whoever_waits_for_the_disk_goes_on_when_it_is_back() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_stays_away_is_tried_at_growing_distances_of_at_most_four_seconds() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path());
+    let store = open(&folder.path().join("state"));
     fail(&store, Fault::IoError).await;
-    let file = folder.path().join("state.db");
-    let aside = folder.path().join("aside");
-    std::fs::rename(&file, &aside).unwrap();
-    std::fs::create_dir(&file).unwrap();
+    let (here, away) = (folder.path().join("state"), folder.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
     for _ in 0..10 {
         tokio::time::advance(Duration::from_secs(1)).await;
         let _ = store.tick().await;
         assert!(!store.health().borrow().ok);
     }
-    std::fs::remove_dir(&file).unwrap();
-    std::fs::rename(&aside, &file).unwrap();
+    std::fs::rename(&away, &here).unwrap();
     let mut seconds = 0;
     while !store.health().borrow().ok {
         tokio::time::advance(Duration::from_secs(1)).await;

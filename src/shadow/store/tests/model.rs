@@ -1,4 +1,5 @@
-//! The whole store against a plain model, through random lives with small quotas, kills and reopenings.
+//! The whole store against a plain model, through random lives with small quotas, kills, reopenings, a disk that fails, a
+//! time that is not known from the beginning, and a file that is overwritten.
 //!
 //! The model knows what was acknowledged, what the table was given, and where each command stands. A reading must be in
 //! the table, in the store, or declared lost, and the books must say so after every step; nothing in the table is ever
@@ -8,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::disk::disk;
 use super::*;
-use crate::shadow::HistoryBlock;
+use crate::shadow::{Fault, HistoryBlock};
 
 const DEVICES: [&str; 2] = ["A", "B"];
 
@@ -33,6 +35,12 @@ enum Step {
     Claim { device: usize },
     /// What runs on a device ends.
     Finish { device: usize },
+    /// A turn, or the file of the readings, fails as a disk in this state makes it; then the disk is back.
+    Fail { fault: Fault, telemetry: bool },
+    /// A time that was a guess until now is known: the clock was behind by so much.
+    Know { behind: u64 },
+    /// The file of the readings is overwritten while the store is closed.
+    Overwrite,
     /// Closed and opened.
     Reopen,
     /// Killed and opened.
@@ -52,9 +60,16 @@ fn step() -> impl Strategy<Value = Step> {
         2 => device().prop_map(|device| Step::Journal { device }),
         2 => device().prop_map(|device| Step::Claim { device }),
         1 => device().prop_map(|device| Step::Finish { device }),
+        2 => (fault(), any::<bool>()).prop_map(|(fault, telemetry)| Step::Fail { fault, telemetry }),
+        1 => (0_u64..4_000).prop_map(|behind| Step::Know { behind }),
+        1 => Just(Step::Overwrite),
         1 => Just(Step::Reopen),
         1 => Just(Step::Kill),
     ]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![Just(Fault::IoError), Just(Fault::DiskFull), Just(Fault::ReadOnly)]
 }
 
 #[derive(Default)]
@@ -72,6 +87,8 @@ struct Model {
     last: [Option<FloorReport>; 2],
     numbers: usize,
     offset_ms: i64,
+    /// The keys of what was sent before are not known any more: late readings might take them again.
+    overwritten: bool,
 }
 
 struct Life {
@@ -84,9 +101,10 @@ struct Life {
 }
 
 impl Life {
-    fn new(quota: u64) -> Self {
+    fn new(quota: u64, time_known: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = clock();
+        clock.set_trusted(time_known);
         let store = Store::open(Config { quota_bytes: quota, ..config(folder.path()) }, clock.clone()).unwrap();
         Self { folders: vec![folder], store, clock, quota, model: Model::default() }
     }
@@ -108,14 +126,15 @@ impl Life {
             let value = f64::from((number.wrapping_mul(7_919) + k * 104_729) % 1_000_003) / 7.0;
             report.readings.insert(&format!("m{k}"), Reading::new(value).unwrap()).unwrap();
         }
-        report.received_at = self.clock.now();
+        let moment = self.clock.moment();
+        (report.received_at, report.guess_base_ms) = (moment.wall, moment.guess_base());
         FloorReport::Telemetry(report)
     }
 
     async fn submit(&mut self, device: usize, count: usize, late: bool) {
         let mut waiting = Vec::new();
         for _ in 0..count {
-            let report = self.report(device, late);
+            let report = self.report(device, late && !self.model.overwritten);
             self.model.last[device] = None;
             waiting.push((self.model.numbers, report.clone(), self.store.submit(report).await.unwrap()));
         }
@@ -133,10 +152,15 @@ impl Life {
         }
     }
 
-    async fn pass(&mut self, seconds: u64) {
+    /// Time passes on every clock.
+    async fn advance(&mut self, seconds: u64) {
         tokio::time::advance(Duration::from_secs(seconds)).await;
-        self.clock.put(self.clock.now().saturating_add(Duration::from_secs(seconds)));
+        self.clock.pass(Duration::from_secs(seconds));
         self.model.offset_ms = self.clock.now().as_millis() - T0;
+    }
+
+    async fn pass(&mut self, seconds: u64) {
+        self.advance(seconds).await;
         self.store.tick().await.unwrap();
         // So small a quota leaves hardly room for the logs of a commit and of the commands since the last tick.
         let bytes = self.store.stats().await.unwrap().bytes_on_disk;
@@ -214,6 +238,56 @@ impl Life {
         assert!(self.store.finish(&device, &command, end()).await.unwrap().is_none(), "once");
     }
 
+    /// Nobody is told what is not so, and a few seconds later it goes on.
+    async fn fail(&mut self, fault: Fault, telemetry: bool) {
+        let broken = move |turn: &mut Turn<'_>| {
+            if telemetry {
+                turn.samples.shut(&disk(fault));
+                return Ok(());
+            }
+            Err(disk(fault))
+        };
+        let _ = self.store.ask(Pace::AtOnce, broken).await;
+        let _ = self.store.stats().await;
+        assert!(!self.store.health().borrow().ok);
+        let report = self.report(0, false);
+        if self.store.submit(report).await.unwrap().await.unwrap().is_ok() {
+            self.model.acknowledged.insert(self.model.numbers, 0);
+        }
+        for _ in 0..10 {
+            self.advance(1).await;
+            let _ = self.store.tick().await;
+        }
+        let health = *self.store.health().borrow();
+        assert!(health.ok, "{health:?}");
+        self.model.last = [None, None];
+    }
+
+    async fn know(&mut self, behind: u64) {
+        if !self.clock.is_trusted() {
+            self.clock.put(self.clock.now().saturating_add(Duration::from_secs(behind)));
+            self.clock.set_trusted(true);
+            self.model.last = [None, None];
+            self.pass(1).await;
+        }
+    }
+
+    /// What was to be told is told, so that what the file takes with it are readings alone.
+    async fn overwrite(&mut self) {
+        // With less, the close itself may give something up, which the table is not told of then.
+        if self.quota < 100 << 20 || !self.clock.is_trusted() {
+            return;
+        }
+        while self.send(500, true).await > 0 {}
+        self.store.close().await.unwrap();
+        std::fs::write(self.folders.last().unwrap().path().join("telemetry.db"), b"no database".repeat(999)).unwrap();
+        self.reopen();
+        self.model.last = [None, None];
+        self.model.overwritten = true;
+        // They went with it, and are told of as lost.
+        self.model.refused.clear();
+    }
+
     async fn take(&mut self, step: Step) {
         match step {
             Step::Submit { device, count, late } => self.submit(device, count, late).await,
@@ -236,6 +310,9 @@ impl Life {
             Step::Journal { device } => self.journal(device).await,
             Step::Claim { device } => self.claim(device).await,
             Step::Finish { device } => self.finish(device).await,
+            Step::Fail { fault, telemetry } => self.fail(fault, telemetry).await,
+            Step::Know { behind } => self.know(behind).await,
+            Step::Overwrite => self.overwrite().await,
             Step::Reopen => {
                 self.store.close().await.unwrap();
                 self.reopen();
@@ -281,6 +358,7 @@ impl Life {
 
     /// Everything goes up. Then every reading acknowledged is in the table, or it was refused, or declared.
     async fn drain(&mut self) {
+        self.know(0).await;
         loop {
             self.pass(61).await;
             if self.send(500, true).await == 0 {
@@ -322,10 +400,10 @@ impl Life {
     }
 }
 
-fn live(quota: u64, steps: Vec<Step>) {
+fn live(quota: u64, time_known: bool, steps: Vec<Step>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let mut life = Life::new(quota);
+        let mut life = Life::new(quota, time_known);
         for step in steps {
             life.take(step).await;
         }
@@ -339,8 +417,9 @@ proptest! {
     #[test]
     fn whatever_happens_every_reading_is_accounted_for_and_every_command_stands_where_it_should(
         quota in prop_oneof![4 => Just(400_u64 << 10), 1 => Just(800_u64 << 10), 1 => Just(512_u64 << 20)],
+        time_known in any::<bool>(),
         steps in proptest::collection::vec(step(), 1..80),
     ) {
-        live(quota, steps);
+        live(quota, time_known, steps);
     }
 }
