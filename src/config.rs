@@ -23,7 +23,8 @@
 //!
 //! # What it does not do
 //!
-//! It opens no socket, makes no folder, and does not watch its files.
+//! It opens no socket, makes no folder, and does not watch its files. When they are read again, [`Config::changes`] tells what
+//! of it counts at once.
 
 mod device;
 mod dynamo;
@@ -33,6 +34,7 @@ mod files;
 mod link;
 mod problem;
 mod quantity;
+mod reload;
 mod section;
 mod tree;
 mod types;
@@ -47,6 +49,7 @@ pub use device::{DEVICES_MAX, SAMPLE_RATE_SECONDS};
 pub use environment::{Environment, VARIABLES};
 pub use link::{CONNECTIONS, KEEP_ALIVE, LISTEN, PACKETS_PER_SECOND};
 pub use problem::{ConfigErrors, Problem};
+pub use reload::Changes;
 pub use types::*;
 
 use crate::clock::Trust;

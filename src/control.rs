@@ -32,7 +32,9 @@ use std::time::Duration;
 
 pub use client::{AskError, ask};
 pub use query::{ControlError, ErrorCode, Query};
-pub use report::{DeviceReport, InhibitionReport, LinkReport, LinkState, Reply, StatusReport, SyncReport};
+pub use report::{
+    DeviceReport, InhibitionReport, LinkReport, LinkState, ReloadReport, Reply, StatusReport, SyncReport,
+};
 pub use server::{BindError, BoxFuture, ControlServer, ControlService};
 
 /// Clients at a time.

@@ -442,3 +442,37 @@ async fn a_refusal_and_a_closed_port_are_told_in_words() {
     assert!(error.starts_with(&format!("cannot reach `{free}`: Connection refused")), "{error}");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn other_filters_are_subscribed_and_old_ones_unsubscribed_on_the_connection_that_stands() {
+    let broker = Broker::start().await;
+    let intake = Arc::<Held>::default();
+    let running = run(config(&broker, &["a", "b"]), &intake, None);
+    running.until("up", |state| state.up).await;
+    running.link.listen_to(vec!["b".to_owned(), "c".to_owned()]);
+    broker.until("c is subscribed", |inner| inner.log.subscribes.last().is_some_and(|last| *last == ["c"])).await;
+    assert_eq!(broker.filters("GW-1"), ["b", "c"]);
+    assert_eq!(broker.lock().log.connects.len(), 1, "the connection stands");
+    broker.publish("c", "from c", false);
+    broker.publish("a", "from a", false);
+    broker.publish("b", "from b", false);
+    intake.received(2).await;
+    assert_eq!(intake.payloads(), ["from c", "from b"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_broker_did_not_unlearn_is_unsubscribed_again_on_the_next_connection() {
+    let broker = Broker::start().await;
+    let running = run(config(&broker, &["a", "b"]), &Arc::default(), None);
+    running.until("up", |state| state.up).await;
+    broker.lock().faults.refuse.insert("x".to_owned());
+    broker.cut();
+    // Told while nobody may be connected: whichever connection comes carries it out.
+    running.link.listen_to(vec!["b".to_owned(), "x".to_owned()]);
+    running.until("up with b and a refused x", |state| state.up && state.refused_filters.len() == 1).await;
+    assert_eq!(broker.filters("GW-1"), ["b"]);
+    running.link.listen_to(vec!["b".to_owned()]);
+    running.until("nothing is refused", |state| state.refused_filters.is_empty()).await;
+    running.stop().await;
+}

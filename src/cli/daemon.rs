@@ -1,6 +1,7 @@
 //! `run`, `check`, `provision`: the tasks that read the whole configuration.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{CliError, say, say_json, warn};
 use crate::config::{Config, Environment};
@@ -21,7 +22,9 @@ pub(super) fn run(file: &Path, environment: &Environment, log_level: Option<&str
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    runtime()?.block_on(gateway::run(config)).map_err(CliError::from)
+    let (file, environment) = (file.to_owned(), environment.clone());
+    let reread = move || Config::load(&file, &environment, &gateway::read_profiles);
+    runtime()?.block_on(gateway::run(config, Arc::new(reread))).map_err(CliError::from)
 }
 
 pub(super) fn check(file: &Path, environment: &Environment, json: bool) -> Result<(), CliError> {

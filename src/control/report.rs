@@ -48,9 +48,30 @@ pub struct StatusReport {
     /// Commands are inhibited, because the journal is in doubt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inhibited: Option<InhibitionReport>,
+    /// What became of the last reload (SIGHUP) since start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<ReloadReport>,
     /// Files of the store that were damaged and what came of it, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rescues: Vec<Rescue>,
+}
+
+/// What became of a reload.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReloadReport {
+    /// When it was done.
+    pub at: Timestamp,
+    /// False: everything stays as it was.
+    pub applied: bool,
+    /// What changed, in numbers.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub changes: String,
+    /// Why it was refused; the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// Keys that differ and count only after a restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<String>,
 }
 
 /// Commands are refused with `INHIBITED`.

@@ -1,5 +1,6 @@
 //! What the control socket answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use floorgate_model::{DeviceId, ExecutionRecord, Request};
@@ -8,7 +9,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::House;
+use super::cloud::CloudSide;
 use super::floor::FloorSide;
+use super::headline::Facts;
 use super::refused;
 use crate::command::{Admitted, Source};
 use crate::config::Config;
@@ -32,7 +35,7 @@ pub(super) struct Service {
     gateway: floorgate_model::GatewayId,
     started: Instant,
     floor: FloorSide,
-    cloud: Option<(String, Vec<watch::Receiver<mqtt::link::LinkState>>)>,
+    cloud: Option<Arc<CloudSide>>,
     tables: Option<(String, watch::Receiver<SyncState>)>,
 }
 
@@ -45,10 +48,9 @@ impl Service {
         config: &Config,
         house: House,
         floor: FloorSide,
-        links: Vec<watch::Receiver<mqtt::link::LinkState>>,
+        cloud: Option<Arc<CloudSide>>,
         tables: Option<watch::Receiver<SyncState>>,
     ) -> Self {
-        let cloud = config.cloud.as_ref().map(|cloud| (cloud.broker.url.to_string(), links));
         let address = config.dynamodb.as_ref().map(|db| db.endpoint_url.clone().unwrap_or_else(|| db.region.clone()));
         Self {
             gateway: config.gateway.id.clone(),
@@ -89,7 +91,7 @@ impl Service {
             clock: self.house.clock.state(),
             store: serde_json::to_value(stats).unwrap_or_default(),
             floor: self.floor_report(),
-            cloud: self.cloud.as_ref().map(|(address, links)| cloud_report(address, links)),
+            cloud: self.cloud.as_ref().map(|cloud| cloud_report(&cloud.address, &cloud.states())),
             sync: self.tables.as_ref().map(|(address, state)| sync_report(address, &state.borrow())),
             refused: by_reason,
             commands_refused: refused.commands.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
@@ -102,7 +104,29 @@ impl Service {
             }),
             // While `state.db` is out of use nobody can look them up; they are told again afterwards.
             rescues: store.rescues().await.unwrap_or_default(),
+            reload: self.house.reloaded.last(),
         })
+    }
+
+    /// What the line for `systemctl status` is made of; the store gets so long to answer.
+    pub(super) async fn facts(&self, within: Duration) -> Facts {
+        let figures = tokio::time::timeout(within, self.house.store.stats()).await;
+        let floor = self.floor_report();
+        let mut links = vec![("floor", floor.state, floor.problem)];
+        if let Some(cloud) = &self.cloud {
+            let report = cloud_report(&cloud.address, &cloud.states());
+            links.push(("cloud", report.state, report.problem));
+        }
+        if let Some((address, state)) = &self.tables {
+            let report = sync_report(address, &state.borrow());
+            links.push(("tables", report.state, report.problem));
+        }
+        Facts {
+            health: *self.house.store.health().borrow(),
+            figures: figures.ok().and_then(Result::ok),
+            links,
+            reload: self.house.reloaded.last(),
+        }
     }
 
     fn floor_report(&self) -> LinkReport {

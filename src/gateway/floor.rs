@@ -86,7 +86,7 @@ pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Re
         house.clock.clone(),
         Arc::clone(&house.refusals),
     );
-    let rates = settings::rates(config);
+    let rates = house.rates.clone();
     match &config.floor {
         Floor::Listen(listen) => {
             let sessions = Arc::new(Sessions(house.store.clone()));

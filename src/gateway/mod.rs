@@ -12,17 +12,29 @@
 //! SIGTERM or SIGINT: intake ends (floor, cloud), commands that run stay journalled, the lanes stop, the store commits,
 //! checkpoints and closes. [`STOP_WITHIN`] for all of it; who does not make it is named in the log.
 //!
+//! # While it runs
+//!
+//! SIGHUP reads devices and profiles again (`reload.rs`); the watchdog is fed by the store's answers (`heart.rs`), and the
+//! service manager is told in one line how it is (`headline.rs`).
+//!
 //! This is the only room that knows all others. It holds no rule, no SQL, no topic and no attribute.
 
+mod cloud;
 mod control;
 mod crew;
 mod floor;
+mod headline;
+mod heart;
 mod own;
 mod refused;
+mod reload;
 mod settings;
 mod upstream;
 
+pub use reload::Reread;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use floorgate_model::{DeviceId, Profile};
@@ -35,17 +47,18 @@ use crate::config::{Config, Problem, ProfileText};
 use crate::control::ControlServer;
 use crate::device::{DriverRegistry, LocalDriver, Profiles, profiles};
 use crate::mqtt::intake::Attached;
+use crate::mqtt::limits::LiveRates;
 use crate::mqtt::refusals::Refusals;
-use crate::shadow::{Store, StoreError, StoreHealth};
+use crate::shadow::{Store, StoreError};
 use crate::{sync, systemd};
+use cloud::CloudSide;
 use crew::Crew;
+use reload::Parts;
 
 /// From the signal to the end of the process; systemd and the contract allow 5 s.
 const STOP_WITHIN: Duration = Duration::from_millis(4_500);
 /// Of these, for the tasks; the rest is for the store's last commit.
 const TASKS_WITHIN: Duration = Duration::from_millis(2_800);
-/// How often the store's timers are looked at.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Why the gateway ended, or never began.
 #[derive(Debug, thiserror::Error)]
@@ -78,14 +91,16 @@ pub(crate) struct House {
     pub(crate) judge: Judge,
     pub(crate) admission: Admission,
     pub(crate) attached: Attached,
-    pub(crate) refusals: std::sync::Arc<Refusals>,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) rates: LiveRates,
+    reloaded: reload::Outcome,
 }
 
-/// Runs until it is told to stop (SIGTERM, SIGINT).
+/// Runs until it is told to stop (SIGTERM, SIGINT); on SIGHUP, devices and profiles are those of `reread`.
 ///
 /// # Errors
 /// [`RunError`] if it cannot start, or has to give up.
-pub async fn run(config: Config) -> Result<(), RunError> {
+pub async fn run(mut config: Config, reread: Reread) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::failed)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(RunError::failed)?;
@@ -95,22 +110,32 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let store = Store::open(settings::store(&config), clock.clone())?;
     let house = furnish(&config, store.clone(), clock);
     let mut crew = Crew::default();
-    let started = start(&config, &house, control, &mut crew).await;
-    if let Err(error) = started {
-        crew.stop(TASKS_WITHIN).await;
-        let _ = store.close().await;
-        return Err(error);
-    }
-    systemd::ready(&running(&store.health().borrow()));
+    let (parts, service) = match start(&config, house, control, &mut crew).await {
+        Ok(started) => started,
+        Err(error) => {
+            crew.stop(TASKS_WITHIN).await;
+            let _ = store.close().await;
+            return Err(error);
+        }
+    };
+    systemd::ready(&headline::now(&service).await);
     info!(gateway_id = %config.gateway.id, devices = config.devices.len(), "floorgate {} runs", env!("CARGO_PKG_VERSION"));
 
     let ended = loop {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = hang_up.recv() => warn!("SIGHUP: devices and profiles are read at the start; restart to read them again"),
+            _ = hang_up.recv() => {}
             name = crew.lost() => break Err(RunError::Failed(format!("the part `{name}` has stopped working"))),
         }
+        systemd::reloading();
+        tokio::select! {
+            // Half done is no harm: the gateway stops, and the next start reads everything anew.
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            reloaded = reload::reload(&config, &reread, &parts, &mut crew) => config = reloaded.unwrap_or(config),
+        }
+        systemd::ready(&headline::now(&service).await);
     };
     systemd::stopping();
     let stopping = async {
@@ -131,73 +156,43 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 fn furnish(config: &Config, store: Store, clock: Clock) -> House {
     let profiles = Profiles::new(config.profiles.values().cloned().collect());
     let drivers = DriverRegistry::default();
-    drivers.attach(config.gateway.id.as_device(), std::sync::Arc::new(LocalDriver));
+    drivers.attach(config.gateway.id.as_device(), Arc::new(LocalDriver));
     let inhibition = store.inhibition().clone();
     let judge = Judge { profiles, drivers, clock: clock.clone(), inhibition };
     let admission = Admission::new(store.clone(), judge.clone(), config.gateway.id.clone());
     let attached = Attached::new(config.devices.iter().map(|device| device.id.clone()));
-    let refusals = std::sync::Arc::new(Refusals::new(clock.clone()));
-    House { store, clock, judge, admission, attached, refusals }
+    let refusals = Arc::new(Refusals::new(clock.clone()));
+    let (rates, reloaded) = (LiveRates::from(settings::rates(config)), reload::Outcome::default());
+    House { store, clock, judge, admission, attached, refusals, rates, reloaded }
 }
 
-async fn start(config: &Config, house: &House, control: ControlServer, crew: &mut Crew) -> Result<(), RunError> {
-    let floor = floor::start(config, house, crew).await?;
+async fn start(
+    config: &Config,
+    house: House,
+    control: ControlServer,
+    crew: &mut Crew,
+) -> Result<(Parts, Arc<control::Service>), RunError> {
+    let floor = floor::start(config, &house, crew).await?;
     for device in &config.devices {
         house.judge.drivers.attach(device.id.clone(), floor.driver(&house.clock));
     }
     let dispatcher = Dispatcher::new(house.store.clone(), house.judge.clone());
     let stop = crew.stopping();
     crew.add("dispatcher", dispatcher.run(stop));
-    let links = upstream::links(config, house, crew)?;
-    let tables = upstream::tables(config, house, crew)?;
-    crew.add("timers", tick(house.store.clone(), crew.stopping()));
-    crew.add("health", tell_health(house.store.clone(), crew.stopping()));
+    let cloud = CloudSide::start(config, &house, crew).map(Arc::new);
+    let tables = upstream::tables(config, &house, crew)?;
+    let (beating, stop) = (house.store.clone(), crew.stopping());
+    let beat = move || {
+        let store = beating.clone();
+        async move { store.tick().await }
+    };
+    crew.add("timers", heart::run(beat, systemd::watchdog_ping, stop));
     crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
-    let service = control::Service::new(config, house.clone(), floor, links, tables);
-    let stop = crew.stopping();
-    crew.add(
-        "control socket",
-        async move { control.serve(std::sync::Arc::new(service), stop.cancelled_owned()).await },
-    );
-    Ok(())
-}
-
-async fn tick(store: Store, stop: tokio_util::sync::CancellationToken) {
-    let mut every = tokio::time::interval(TICK);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut said = None;
-    while stop.run_until_cancelled(every.tick()).await.is_some() {
-        let outcome = store.tick().await;
-        if !matches!(outcome, Err(StoreError::Closed)) {
-            // The writer has answered: that, and no bare timer, is the sign of life. A disk that fails is none of the
-            // watchdog's business; a restart would not mend it.
-            systemd::watchdog_ping();
-        }
-        match outcome.map_err(|error| error.to_string()) {
-            Ok(()) => said = None,
-            Err(error) if said.as_ref() != Some(&error) => {
-                warn!(error, "the store's timers");
-                said = Some(error);
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// What `systemctl status` shows.
-fn running(health: &StoreHealth) -> String {
-    health.reason.map_or_else(|| "running".to_owned(), |fault| format!("running; {fault}: commands are refused"))
-}
-
-/// Keeps the service manager informed of the disk.
-async fn tell_health(store: Store, stop: tokio_util::sync::CancellationToken) {
-    let mut health = store.health();
-    while let Some(Ok(())) = stop.run_until_cancelled(health.changed()).await {
-        let status = running(&health.borrow_and_update());
-        systemd::status(&status);
-    }
-    // The store closes last; until then this part has nothing to end for.
-    stop.cancelled().await;
+    let service = Arc::new(control::Service::new(config, house.clone(), floor.clone(), cloud.clone(), tables));
+    crew.add("headline", headline::run(Arc::clone(&service), house.store.clone(), crew.stopping()));
+    let (answering, stop) = (Arc::clone(&service), crew.stopping());
+    crew.add("control socket", async move { control.serve(answering, stop.cancelled_owned()).await });
+    Ok((Parts { house, floor, cloud }, service))
 }
 
 /// Creates the tables that are not there, as the configuration names them; tells what it did, a line each.

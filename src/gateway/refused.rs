@@ -1,6 +1,6 @@
 //! What admission refuses, counted and told: the same for commands from the cloud and from an operator here.
 
-use floorgate_model::{DeviceId, ExecutionRecord, Reason};
+use floorgate_model::{CommandId, DeviceId, ExecutionRecord, Reason};
 
 use crate::command::Admitted;
 use crate::mqtt::refusals::{Refusal, Refusals};
@@ -10,7 +10,7 @@ use crate::mqtt::refusals::{Refusal, Refusals};
 pub(super) fn note(refusals: &Refusals, device: &DeviceId, admitted: &Admitted) {
     match admitted {
         Admitted::Journalled(record) => journalled(refusals, record),
-        Admitted::Conflict(_) => conflict(refusals, device),
+        Admitted::Conflict(known) => conflict(refusals, device, &known.command_id),
         Admitted::UnknownDevice => refusals.count(Refusal::UnknownDevice),
         Admitted::Duplicate(_) => {}
     }
@@ -21,11 +21,16 @@ pub(super) fn journalled(refusals: &Refusals, record: &ExecutionRecord) {
     let Some(reason) = record.reason.filter(|reason| record.status.is_terminal() && *reason != Reason::DryRunOk) else {
         return;
     };
-    refusals.command(&record.device_id, reason, record.message.as_deref().unwrap_or_default());
+    refusals.command(
+        &record.device_id,
+        Some(&record.command_id),
+        reason,
+        record.message.as_deref().unwrap_or_default(),
+    );
 }
 
 /// A command, or what was to be one, that bears the id of a different one.
-pub(super) fn conflict(refusals: &Refusals, device: &DeviceId) {
+pub(super) fn conflict(refusals: &Refusals, device: &DeviceId, id: &CommandId) {
     refusals.count(Refusal::DuplicateId);
-    refusals.command(device, Reason::DuplicateId, "its id belongs to another command; give each a new one");
+    refusals.command(device, Some(id), Reason::DuplicateId, "its id belongs to another command; give each a new one");
 }

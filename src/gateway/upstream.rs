@@ -1,4 +1,4 @@
-//! The cloud's side: links that bring commands and take results, lanes that keep the tables current.
+//! The cloud's side: what becomes of its commands, and the lanes that keep the tables current.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::crew::Crew;
-use super::{House, RunError, ids, refused, settings};
+use super::{House, RunError, refused, settings};
 use crate::command::Source;
 use crate::config::Config;
 use crate::mqtt::codec::MalformedCommand;
-use crate::mqtt::intake::{Attached, CloudCommand, CloudIntake, CommandSink};
-use crate::mqtt::link::{CloudDevices, Link, LinkState, Outbox, ResultLane, cloud_links, gateway_presence};
+use crate::mqtt::intake::{CloudCommand, CommandSink};
 use crate::mqtt::refusals::Refusals;
 use crate::shadow::store::{Journalled, NewExecution};
 use crate::shadow::{Store, StoreError};
@@ -22,37 +21,8 @@ use crate::sync;
 /// How often unfit or unreachable tables are looked at again.
 const CHECK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Starts the cloud links; answers how each stands.
-pub(super) fn links(
-    config: &Config,
-    house: &House,
-    crew: &mut Crew,
-) -> Result<Vec<watch::Receiver<LinkState>>, RunError> {
-    let Some(cloud) = &config.cloud else { return Ok(Vec::new()) };
-    let mut base = settings::link("cloud", &cloud.broker);
-    base.presence = Some(gateway_presence(&config.gateway.id, env!("CARGO_PKG_VERSION"), house.clock.clone()));
-    let mut devices = ids(config);
-    devices.push(config.gateway.id.as_device());
-    let which = match &cloud.command_filter {
-        Some(filter) => CloudDevices::Filter(filter),
-        None => CloudDevices::Each(&devices),
-    };
-    let mut states = Vec::new();
-    for (n, link) in cloud_links(&base, which).into_iter().enumerate() {
-        let attached = Attached::new(devices.iter().cloned());
-        let intake =
-            Arc::new(CloudIntake::new(attached, admission(house, &config.gateway.id), Arc::clone(&house.refusals)));
-        // One outbox, one link that empties it.
-        let outbox = (n == 0).then(|| Arc::new(ResultLane(house.store.clone())) as Arc<dyn Outbox>);
-        let name = link.name.clone();
-        let (link, runner) = Link::new(link, intake, outbox, house.clock.clone());
-        states.push(link.state());
-        crew.add(format!("link {name}"), runner.run(crew.stopping()));
-    }
-    Ok(states)
-}
-
-fn admission(house: &House, gateway_id: &GatewayId) -> CommandSink {
+/// What judges and journals the commands that come.
+pub(super) fn admission(house: &House, gateway_id: &GatewayId) -> CommandSink {
     let (admission, refusals) = (house.admission.clone(), Arc::clone(&house.refusals));
     let (store, clock, gateway_id) = (house.store.clone(), house.clock.clone(), gateway_id.clone());
     Arc::new(move |message: CloudCommand| {
@@ -103,7 +73,9 @@ async fn reject(
         Journalled::New(record) => refused::journalled(refusals, &record),
         // The same bytes once more.
         Journalled::Duplicate(known) if known.reason == Some(Reason::Malformed) => {}
-        Journalled::Duplicate(_) | Journalled::Conflict(_) => refused::conflict(refusals, &device),
+        Journalled::Duplicate(known) | Journalled::Conflict(known) => {
+            refused::conflict(refusals, &device, &known.command_id);
+        }
     }
     Ok(())
 }

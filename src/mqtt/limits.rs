@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use floorgate_model::DeviceId;
@@ -66,8 +66,30 @@ impl Rates {
     }
 }
 
+/// The rates that count now. Cheap to clone; all clones see a reload at once.
+#[derive(Debug, Clone, Default)]
+pub struct LiveRates(Arc<RwLock<Rates>>);
+
+impl LiveRates {
+    /// Others from now on. A device whose rate changes begins with a full bucket.
+    pub fn replace(&self, rates: Rates) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rates;
+    }
+
+    fn of(&self, device: &DeviceId) -> Rate {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).of(device)
+    }
+}
+
+impl From<Rates> for LiveRates {
+    fn from(rates: Rates) -> Self {
+        Self(Arc::new(RwLock::new(rates)))
+    }
+}
+
 #[derive(Debug)]
 struct Bucket {
+    rate: Rate,
     pace: Pace,
     told: Option<Instant>,
     /// When it last let a message pass, if ever.
@@ -80,10 +102,13 @@ struct Bucket {
 impl Bucket {
     fn new(rate: Rate, now: Instant) -> Self {
         let pace = Pace::new(rate.per_second, rate.burst, now);
-        Self { pace, told: None, last: None, credit: 0, credit_until: now }
+        Self { rate, pace, told: None, last: None, credit: 0, credit_until: now }
     }
 
     fn take(&mut self, rate: Rate, catching_up: bool, now: Instant) -> Result<(), Instant> {
+        if self.rate != rate {
+            (self.rate, self.pace) = (rate, Pace::new(rate.per_second, rate.burst, now));
+        }
         if catching_up {
             self.credit_silence(rate, now);
         }
@@ -117,15 +142,15 @@ impl Bucket {
 /// The buckets of all devices.
 #[derive(Debug)]
 pub(super) struct Limits {
-    rates: Rates,
+    rates: LiveRates,
     buckets: Mutex<HashMap<DeviceId, Bucket>>,
     /// What was kept somewhere may come all at once.
     catching_up: AtomicBool,
 }
 
 impl Limits {
-    pub(super) fn new(rates: Rates) -> Self {
-        Self { rates, buckets: Mutex::default(), catching_up: AtomicBool::new(false) }
+    pub(super) fn new(rates: impl Into<LiveRates>) -> Self {
+        Self { rates: rates.into(), buckets: Mutex::default(), catching_up: AtomicBool::new(false) }
     }
 
     /// A connection to a broker has been made: what was kept comes now, and again after each silence.
@@ -143,7 +168,7 @@ impl Limits {
                 bucket.told = Some(now);
                 let Rate { per_second, burst } = rate;
                 drop(buckets);
-                tracing::warn!(%device, per_second, burst, "the device sends more than it may; raise its limit or calm it");
+                tracing::warn!(device_id = %device, per_second, burst, "the device sends more than it may; raise its limit or calm it");
             }
             return taken;
         }
@@ -175,6 +200,18 @@ mod tests {
         assert_eq!(next - start, Duration::from_millis(50));
         let later = start + Duration::from_secs(1);
         assert_eq!((taken("a", later), taken("fast", later)), (20, 200));
+    }
+
+    #[test]
+    fn other_rates_count_from_the_next_message_on() {
+        let rates = LiveRates::from(Rates::default());
+        let (limits, start) = (Limits::new(rates.clone()), Instant::now());
+        let taken = |device: &str, now| (0..10_000).filter(|_| limits.take(&id(device), now).is_ok()).count();
+        assert_eq!((taken("a", start), taken("b", start)), (100, 100));
+        rates.replace(Rates { own: [(id("a"), Rate { per_second: 2, burst: 10 })].into(), ..Rates::default() });
+        assert_eq!((taken("a", start), taken("b", start)), (10, 0), "nobody else gets a new bucket");
+        let later = start + Duration::from_secs(1);
+        assert_eq!((taken("a", later), taken("b", later)), (2, 20));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use floorgate_model::id::DEVICE_ID_MAX;
-use floorgate_model::{DeviceId, Reason, Timestamp};
+use floorgate_model::{CommandId, DeviceId, Reason, Timestamp};
 use tokio::time::Instant;
 
 use super::codec::{Refused, log_text};
@@ -185,13 +185,13 @@ impl Refusals {
         let Some(line) = book.lines.line(device) else { return false };
         drop(book);
         let (device, passed_over) = (line.whose(device), line.passed_over);
-        tracing::warn!(device, reason = %refused.reason, passed_over, "message refused: {}", refused.detail);
+        tracing::warn!(device_id = device, reason = %refused.reason, passed_over, "message refused: {}", refused.detail);
         true
     }
 
     /// Counts one command that was refused on arrival, and logs it if none of this device has been logged for a minute.
     /// One whose message was refused as such has its line already. Tells whether it was logged.
-    pub fn command(&self, device: &DeviceId, reason: Reason, message: &str) -> bool {
+    pub fn command(&self, device: &DeviceId, id: Option<&CommandId>, reason: Reason, message: &str) -> bool {
         let mut book = self.book();
         *book.commands.entry(reason).or_default() += 1;
         if matches!(reason, Reason::Malformed | Reason::Retained) {
@@ -200,7 +200,8 @@ impl Refusals {
         let Some(line) = book.command_lines.line(device.as_str()) else { return false };
         drop(book);
         let (device, passed_over) = (line.whose(device.as_str()), line.passed_over);
-        tracing::warn!(device, %reason, passed_over, "command refused: {}", log_text(message));
+        let id = id.map(tracing::field::display);
+        tracing::warn!(device_id = device, command_id = id, %reason, passed_over, "command refused: {}", log_text(message));
         true
     }
 
@@ -321,13 +322,13 @@ mod tests {
         let mut lines = 0;
         for n in 0..6_000 {
             let reason = if n % 3 == 0 { Reason::QueueFull } else { Reason::Expired };
-            lines += usize::from(refusals.command(&id(1), reason, &"x\n".repeat(10_000)));
-            lines += usize::from(refusals.command(&id(1), Reason::Malformed, "told when it came in"));
+            lines += usize::from(refusals.command(&id(1), None, reason, &"x\n".repeat(10_000)));
+            lines += usize::from(refusals.command(&id(1), None, Reason::Malformed, "told when it came in"));
             tokio::time::advance(Duration::from_millis(100)).await;
         }
         assert_eq!(lines, 10, "in ten minutes");
         assert!(refusals.record(id(1).as_str(), &bad()), "the other kind has lines of its own");
-        let flood = (0..50_000).filter(|n| refusals.command(&id(*n), Reason::CoolDown, "x")).count();
+        let flood = (0..50_000).filter(|n| refusals.command(&id(*n), None, Reason::CoolDown, "x")).count();
         assert!(flood <= LOGGED_MAX + 1, "{flood}");
         let snapshot = refusals.snapshot();
         let counts: Vec<_> = snapshot.commands.into_iter().collect();

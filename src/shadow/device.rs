@@ -140,6 +140,18 @@ impl Device {
         device
     }
 
+    /// The configuration says something else of it now.
+    pub(super) fn attached_as(&mut self, attachment: &Attachment, limits: Limits, wall: Timestamp) {
+        self.view.device_type.clone_from(&attachment.device_type);
+        self.view.location.clone_from(&attachment.location);
+        if let Some(commissioned) = attachment.configuration.as_ref().filter(|_| !self.configuration_reported) {
+            self.configured(commissioned);
+        }
+        self.observer.limit(limits);
+        self.refresh(wall);
+        self.changed_urgently(wall);
+    }
+
     /// A change that is worth sending.
     pub(super) fn changed(&mut self, wall: Timestamp) {
         self.dirty = true;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::glance::Glance;
 use super::report::TelemetryReport;
 use super::samples::SampleReply;
-use super::terms::StoreError;
+use super::terms::{Attachment, StoreError};
 use super::turn::Turn;
 
 /// One request, with its sender's monotonic time (paused in tests, as the sender's is).
@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Hasten,
     /// Anything else that has a turn.
     Work(Box<dyn Work>, Pace),
+    /// Other devices are attached from now on.
+    Attach(Vec<Attachment>, oneshot::Sender<Result<(), StoreError>>),
     /// One step of the timers.
     Tick(oneshot::Sender<Result<(), StoreError>>),
     /// The last one.

@@ -124,6 +124,11 @@ impl Observer {
         }
     }
 
+    /// Other limits from now on; what was observed stays, and is measured by them.
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Raises again, after a restart, what the last known readings do not clear: a warning ends by a reading, not by
     /// a restart.
     pub(crate) fn resume_warning(&mut self, readings: &Readings) {

@@ -172,6 +172,15 @@ impl Store {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// From now on these devices are attached (the gateway itself among them) and no others; all or nothing, on disk before
+    /// the answer. Known ones keep what is known of them. What is not attached any more is no longer shown nor written to
+    /// the tables; its history still goes there, and its open commands end as the judge and their timeouts have it.
+    pub async fn attach(&self, devices: Vec<Attachment>) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Kind::Attach(devices, reply)).await?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
     // ---- what is known --------------------------------------------------------------------------------------
 
     /// What the loops that move things on wait for.

@@ -116,7 +116,7 @@ impl Writer {
         &mut self,
         batch: impl Iterator<Item = Request>,
     ) -> Option<tokio::sync::oneshot::Sender<Result<(), StoreError>>> {
-        let (mut done, mut ticks, mut closing) = (Vec::new(), Vec::new(), None);
+        let (mut done, mut ticks, mut attaching, mut closing) = (Vec::new(), Vec::new(), Vec::new(), None);
         let mut pace = Pace::Lazy;
         for request in batch {
             self.now = self.now.max(request.now);
@@ -137,6 +137,7 @@ impl Writer {
                     // Whoever no longer waits wants no answer.
                     let _ = reply.send(self.samples.declare_lost(losses, &mut self.memory, now, wall));
                 }
+                Kind::Attach(devices, reply) => attaching.push((devices, reply)),
                 Kind::Hasten => self.samples.hasten(),
                 Kind::Tick(reply) => ticks.push(reply),
                 Kind::Close(reply) => {
@@ -146,6 +147,10 @@ impl Writer {
             }
         }
         self.end_turns(pace, done);
+        for (devices, reply) in attaching {
+            // Between transactions: it sets whom the next one is about.
+            let _ = reply.send(self.attach_others(devices));
+        }
         let real = Instant::now();
         let mut stepped = if ticks.is_empty() { Ok(()) } else { self.tick() };
         if self.samples.is_due(real) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::matches;
 use rumqttc::{
-    ConnAck, Connect, ConnectReturnCode, Packet, PubAck, Publish, QoS, SubAck, Subscribe, SubscribeReasonCode,
+    ConnAck, Connect, ConnectReturnCode, Packet, PubAck, Publish, QoS, SubAck, Subscribe, SubscribeReasonCode, UnsubAck,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -138,6 +138,11 @@ impl Broker {
             }
         });
         broker
+    }
+
+    /// What a client's session listens to.
+    pub fn filters(&self, client: &str) -> Vec<String> {
+        self.lock().sessions.get(client).map(|session| session.filters.clone()).unwrap_or_default()
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -331,6 +336,15 @@ impl Broker {
                 inner.log.acknowledged.extend(acknowledged.map(|publish| publish.payload));
             }
             Packet::Subscribe(subscribe) => self.subscribe(client, &subscribe, out),
+            Packet::Unsubscribe(unsubscribe) => {
+                let mut inner = self.lock();
+                if let Some(session) = inner.sessions.get_mut(client) {
+                    session.filters.retain(|filter| !unsubscribe.topics.contains(filter));
+                }
+                if !inner.faults.drop_subacks {
+                    out.try_send(Packet::UnsubAck(UnsubAck { pkid: unsubscribe.pkid })).unwrap();
+                }
+            }
             Packet::PingReq => out.try_send(Packet::PingResp).unwrap(),
             _ => {}
         }

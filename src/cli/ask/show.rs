@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::cli::table::Table;
 use crate::cli::words;
 use crate::clock::Quality;
-use crate::control::{DeviceReport, LinkReport, LinkState, StatusReport, SyncReport};
+use crate::control::{DeviceReport, LinkReport, LinkState, ReloadReport, StatusReport, SyncReport};
 use crate::shadow::rescue::Rescue;
 
 /// Unattached ids that are named; of more only the number is.
@@ -37,6 +37,9 @@ pub(super) fn status(report: &StatusReport, now: Timestamp) -> String {
     let refused = if refused > 0 { format!(", {refused} refused since start{reasons}") } else { String::new() };
     row("commands", format!("{}{refused}", commands_open(report)));
     row("store", store(&report.store, now, report.sync.is_some()));
+    if let Some(reload) = &report.reload {
+        row("reload", reloaded(reload, now));
+    }
     for rescue in report.rescues.iter().take(RESCUES_SHOWN) {
         row("damaged", damaged(rescue, now));
     }
@@ -62,6 +65,16 @@ fn commands_open(report: &StatusReport) -> String {
             format!("{open}, INHIBITED for {left} more: {}", inhibited.why)
         }
     }
+}
+
+fn reloaded(reload: &ReloadReport, now: Timestamp) -> String {
+    let ago = words::duration(now.since(reload.at));
+    if !reload.applied {
+        let problems = list("", reload.problems.iter().cloned());
+        return format!("REFUSED {ago} ago, the old configuration counts: {problems}");
+    }
+    let restart = list("; a restart is needed for: ", reload.needs_restart.iter().cloned());
+    format!("{ago} ago: {}{restart}", reload.changes)
 }
 
 fn damaged(rescue: &Rescue, now: Timestamp) -> String {

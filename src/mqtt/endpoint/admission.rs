@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use floorgate_model::DeviceId;
@@ -27,7 +27,7 @@ pub(super) struct Proof {
     /// Client certificates are demanded.
     pub(super) certificates: bool,
     /// Passwords are demanded, unless certificates are.
-    pub(super) users: Option<SharedUsers>,
+    pub(super) users: Option<RwLock<SharedUsers>>,
     /// Identities that may watch.
     pub(super) watchers: HashSet<String>,
 }
@@ -115,6 +115,7 @@ async fn identify(
     let Some(login) = &connect.login else {
         return Err(not_authorized("it gave no user name"));
     };
+    let users = Arc::clone(&users.read().unwrap_or_else(PoisonError::into_inner));
     if users.verify(&login.username, login.password.clone()).await {
         doorman.succeeded(address);
         return Ok(Some(login.username.clone()));

@@ -1,7 +1,7 @@
 //! The endpoint, for the rest of the gateway.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +10,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::admission::Proof;
 use super::hub::Hub;
 use super::outbox::{Order, Outgoing, QUEUE_MAX};
 use super::stats::EndpointStats;
+use super::users::Users;
 use crate::mqtt::handed::{Handed, NotHanded};
 use crate::mqtt::topics::FloorTopic;
 
@@ -23,11 +25,12 @@ pub(super) const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct EndpointHandle {
     hub: Arc<Hub>,
+    proof: Arc<Proof>,
 }
 
 impl EndpointHandle {
-    pub(super) fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+    pub(super) fn new(hub: Arc<Hub>, proof: Arc<Proof>) -> Self {
+        Self { hub, proof }
     }
 
     /// Another connection of a device, under another client id.
@@ -82,6 +85,13 @@ impl EndpointHandle {
     /// Replaces the devices that are attached; connections of devices that no longer are end.
     pub fn attach(&self, devices: HashSet<DeviceId>) {
         self.hub.attach(devices);
+    }
+
+    /// Replaces the users and their passwords, where passwords are demanded. A client that is connected stays so.
+    pub fn set_users(&self, users: Users) {
+        if let Some(shared) = &self.proof.users {
+            *shared.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(users);
+        }
     }
 
     /// What it did and refused until now.

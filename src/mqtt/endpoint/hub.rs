@@ -106,12 +106,22 @@ impl Hub {
         self.state().attached.contains(device)
     }
 
-    /// Replaces the attached devices; retained states of others are forgotten, and their connections closed.
+    /// Replaces the attached devices; retained states of others are forgotten, and their connections closed. Closed is
+    /// also the connection of a local tool that bears the id of a device that is new: it comes back with that one's rights.
     pub(super) fn attach(&self, devices: HashSet<DeviceId>) {
         let mut state = self.state();
         state.retained.retain(|device, _| devices.contains(device));
-        for client in state.clients.values().filter(|c| c.device.as_ref().is_some_and(|d| !devices.contains(d))) {
-            client.kick.cancel();
+        let is_new = |key: &str| {
+            DeviceId::new(key).is_ok_and(|device| devices.contains(&device) && !state.attached.contains(&device))
+        };
+        for (key, client) in &state.clients {
+            let other_rights = match &client.device {
+                Some(device) => !devices.contains(device),
+                None => is_new(key),
+            };
+            if other_rights {
+                client.kick.cancel();
+            }
         }
         state.attached = devices;
     }

@@ -60,7 +60,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use floorgate_model::DeviceId;
@@ -194,7 +194,8 @@ impl Endpoint {
             return Err(BindError::Open(listen));
         }
         let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
-        let users = config.password_file.as_deref().map(Users::load).transpose()?.map(Arc::new);
+        let users = config.password_file.as_deref().map(Users::load).transpose()?;
+        let users = users.map(|users| RwLock::new(Arc::new(users)));
         let stored = sessions.load().await?;
         let listener = TcpListener::bind(listen).await.map_err(|cause| match cause.kind() {
             io::ErrorKind::AddrInUse => BindError::Busy(listen),
@@ -223,7 +224,7 @@ impl Endpoint {
     /// For sending orders and looking at the numbers; outlives the endpoint.
     #[must_use]
     pub fn handle(&self) -> EndpointHandle {
-        EndpointHandle::new(Arc::clone(&self.house.hub))
+        EndpointHandle::new(Arc::clone(&self.house.hub), Arc::clone(&self.house.proof))
     }
 
     /// Serves clients until `shutdown` is cancelled; then ends all connections within a second, without last wills.

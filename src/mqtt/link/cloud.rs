@@ -1,5 +1,6 @@
 //! The cloud's side of the configuration: which links, with which filters.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,20 +35,52 @@ pub fn cloud_links(base: &LinkConfig, devices: CloudDevices<'_>) -> Vec<LinkConf
     for (n, filters) in filters.chunks(FILTERS_PER_CONNECTION).enumerate() {
         if n == 0 {
             links[0].filters = filters.to_vec();
-            continue;
+        } else {
+            links.push(further_link(base, n, filters.to_vec()));
         }
-        links.push(LinkConfig {
-            name: format!("{}-{}", base.name, n + 1),
-            client_id: format!("{}-{}", base.client_id, n + 1),
-            filters: filters.to_vec(),
-            presence: None,
-            ..base.clone()
-        });
     }
-    for link in &mut links {
-        link.aws_iot = link.tls.as_ref().is_some_and(|files| files.identity.is_some());
-    }
+    links[0].aws_iot = is_aws_iot(base);
     links
+}
+
+/// The link after `n` others.
+#[must_use]
+pub fn further_link(base: &LinkConfig, n: usize, filters: Vec<String>) -> LinkConfig {
+    LinkConfig {
+        name: format!("{}-{}", base.name, n + 1),
+        client_id: format!("{}-{}", base.client_id, n + 1),
+        filters,
+        presence: None,
+        aws_iot: is_aws_iot(base),
+        ..base.clone()
+    }
+}
+
+fn is_aws_iot(base: &LinkConfig) -> bool {
+    base.tls.as_ref().is_some_and(|files| files.identity.is_some())
+}
+
+/// What each link is to listen to once these are the devices, one filter each: what is there and still wanted stays on
+/// its link, new ones go where there is room, and only then to further links.
+#[must_use]
+pub fn spread(links: &[Vec<String>], devices: &[DeviceId]) -> Vec<Vec<String>> {
+    let mut missing: BTreeSet<String> = devices.iter().map(topics::commands).collect();
+    let mut spread: Vec<Vec<String>> = links
+        .iter()
+        .map(|filters| filters.iter().filter(|filter| missing.remove(*filter)).cloned().collect())
+        .collect();
+    let mut missing = missing.into_iter();
+    for filters in &mut spread {
+        let room = FILTERS_PER_CONNECTION.saturating_sub(filters.len());
+        filters.extend(missing.by_ref().take(room));
+    }
+    loop {
+        let further: Vec<String> = missing.by_ref().take(FILTERS_PER_CONNECTION).collect();
+        if further.is_empty() {
+            return spread;
+        }
+        spread.push(further);
+    }
 }
 
 /// The gateway's presence on `gateways/{gateway_id}/state`.
@@ -79,6 +112,22 @@ mod tests {
         assert_eq!(present, [true, false, false]);
         let all: Vec<_> = links.iter().flat_map(|link| &link.filters).collect();
         assert_eq!((all[0].as_str(), all[99].as_str()), ("devices/D-0/commands", "devices/D-99/commands"));
+    }
+
+    #[test]
+    fn a_device_that_stays_keeps_its_link_and_a_new_one_takes_the_room_of_one_that_left() {
+        let devices: Vec<_> = (0..80).map(|n| DeviceId::new(&format!("D-{n}")).unwrap()).collect();
+        let base = LinkConfig::new("cloud", "mqtt://h".parse().unwrap(), "GW-1");
+        let links: Vec<_> = cloud_links(&base, CloudDevices::Each(&devices)).into_iter().map(|l| l.filters).collect();
+        assert_eq!(spread(&links, &devices), links);
+        let mut others = devices[1..].to_vec();
+        others.push(DeviceId::new("NEW").unwrap());
+        let after = spread(&links, &others);
+        assert_eq!((after.len(), &after[0][..39], &after[1]), (2, &links[0][1..], &links[1]));
+        assert_eq!(after[0][39], "devices/NEW/commands");
+        others.push(DeviceId::new("NEWER").unwrap());
+        assert_eq!(spread(&links, &others)[2], ["devices/NEWER/commands"], "no room: a further link");
+        assert_eq!(spread(&links, &[]), [Vec::<String>::new(), Vec::new()], "a link that is there stays");
     }
 
     #[test]

@@ -14,6 +14,9 @@
 //! * **Out, once** ([`Link::publish_once`]): handed over at most once, never sent again, and not after its deadline.
 //! * Filters are subscribed on every connection, [`FILTERS_PER_SUBSCRIBE`] at a time, and each SUBACK is read; a refused
 //!   filter shows in [`LinkState`] and is asked for again on the next connection and every [`REFUSED_RETRY`].
+//! * Filters may change while it runs ([`Link::listen_to`]). What is not wanted any more is unsubscribed until the broker
+//!   has said so, over as many connections as it takes; a session that outlives this process keeps it until then, and
+//!   the intake refuses what comes of it.
 //! * A connection is given up when a PUBACK or SUBACK is missing for [`ACK_WAIT`] (AWS IoT discards silently what is over
 //!   its rate) or anything at all for half a keep-alive interval after a ping: a half-open link is noticed within 1.5
 //!   intervals. rumqttc alone would take two. While a full intake stops the reading, its answer is not waited for.
@@ -58,7 +61,7 @@ use tokio::time::Instant;
 
 pub use super::handed::{Handed, NotHanded};
 pub use address::{Address, AddressError};
-pub use cloud::{CloudDevices, FILTERS_PER_CONNECTION, cloud_links, gateway_presence};
+pub use cloud::{CloudDevices, FILTERS_PER_CONNECTION, cloud_links, further_link, gateway_presence, spread};
 pub use outbox::{Announcement, Outbox, ResultLane};
 pub use runner::LinkRunner;
 pub use tls::{ALPN_AWS_443, SYSTEM_CA, TlsFiles};
@@ -230,6 +233,7 @@ struct Once {
 #[derive(Debug, Clone)]
 pub struct Link {
     once: mpsc::Sender<Once>,
+    filters: watch::Sender<Vec<String>>,
     state: watch::Receiver<LinkState>,
 }
 
@@ -253,7 +257,22 @@ impl Link {
             refused_filters: Vec::new(),
             rival: None,
         });
-        (Self { once, state }, LinkRunner::new(config, intake, outbox, clock, once_rx, state_tx))
+        let (filters, wanted) = watch::channel(config.filters.clone());
+        let link = Self { once, filters, state };
+        (link, LinkRunner::new(config, intake, outbox, clock, (once_rx, wanted), state_tx))
+    }
+
+    /// What is to be subscribed from now on, in place of what was. On a connection that stands, what is new is subscribed
+    /// and what is not wanted any more unsubscribed; else the next connection does it. Never waits.
+    pub fn listen_to(&self, filters: Vec<String>) {
+        // Without a runner there is nobody to listen.
+        let _ = self.filters.send(filters);
+    }
+
+    /// What is to be subscribed.
+    #[must_use]
+    pub fn filters(&self) -> Vec<String> {
+        self.filters.borrow().clone()
     }
 
     /// How the link stands; the receiver sees every change.

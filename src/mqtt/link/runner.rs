@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use std::collections::BTreeSet;
+
 use futures_util::{FutureExt, StreamExt};
 use rumqttc::{AsyncClient, Event, NetworkOptions, Packet, Publish, QoS};
 use tokio::sync::{mpsc, watch};
@@ -42,6 +44,10 @@ pub struct LinkRunner {
     pump: Option<Pump>,
     clock: Clock,
     once: mpsc::Receiver<Once>,
+    /// What is to be subscribed; `config.filters` is what has been asked for on this connection.
+    wanted: watch::Receiver<Vec<String>>,
+    /// Not wanted any more, and the broker has not said yet that it forgot them.
+    unwanted: BTreeSet<String>,
     state: watch::Sender<LinkState>,
     retry: Retry,
     /// The last connection dropped the session: that the next one finds none is no news.
@@ -60,12 +66,12 @@ impl LinkRunner {
         intake: Arc<dyn Intake>,
         outbox: Option<Arc<dyn Outbox>>,
         clock: Clock,
-        once: mpsc::Receiver<Once>,
+        (once, wanted): (mpsc::Receiver<Once>, watch::Receiver<Vec<String>>),
         state: watch::Sender<LinkState>,
     ) -> Self {
         let pump = outbox.map(|outbox| Pump::new(outbox, config.name.clone(), config.outbox_per_second));
         let retry = Retry::new(&config);
-        Self { config, intake, pump, clock, once, state, retry, dropped: false }
+        Self { config, intake, pump, clock, once, wanted, unwanted: BTreeSet::new(), state, retry, dropped: false }
     }
 
     /// Connects and carries until `stop`; then ends cleanly within [`STOP_WAIT`]: settles what came in, says farewell,
@@ -252,6 +258,9 @@ impl LinkRunner {
         events: &mut Events,
         stop: &CancellationToken,
     ) -> Result<(), Broken> {
+        self.take_filters();
+        let unwanted: Vec<_> = self.unwanted.iter().cloned().collect();
+        session.unsubscribe(&unwanted)?;
         session.subscribe(&self.config.filters)?;
         if session.is_subscribed() {
             self.up(session)?;
@@ -287,12 +296,14 @@ impl LinkRunner {
                                 }
                             }
                         }
+                        Heard::Unsubscribed => self.unwanted.clear(),
                         _ => {}
                     }
                 }
                 Some(settled) = session.unsettled.next(), if !session.unsettled.is_empty() => {
                     acknowledge(session, settled)?;
                 }
+                Ok(()) = self.wanted.changed() => self.listen_to_others(session)?,
                 Some(once) = self.once.recv(), if ready && session.has_room_for_once() => session.publish_once(once)?,
                 entry = next_owed(&mut self.pump), if ready => session.publish_owed(entry)?,
                 () = sleep_until(timer) => {
@@ -331,6 +342,36 @@ impl LinkRunner {
             }
             state.refused_filters = refused;
         });
+    }
+
+    /// Takes over what is to be subscribed; answers what of it is new, and what is not wanted any more.
+    fn take_filters(&mut self) -> (Vec<String>, Vec<String>) {
+        let wanted = self.wanted.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.config.filters, wanted);
+        let not_in = |some: &[String], others: &[String]| -> Vec<String> {
+            some.iter().filter(|filter| !others.contains(filter)).cloned().collect()
+        };
+        let gone = not_in(&before, &self.config.filters);
+        self.unwanted.extend(gone.iter().cloned());
+        self.unwanted.retain(|filter| !self.config.filters.contains(filter));
+        (not_in(&self.config.filters, &before), gone)
+    }
+
+    /// The configuration was read again: other devices.
+    fn listen_to_others(&mut self, session: &mut Session) -> Result<(), Broken> {
+        let (mut new, gone) = self.take_filters();
+        // With them what is refused: the next answer says of all that are.
+        new.extend(self.refused_filters().into_iter().filter(|filter| !new.contains(filter)).collect::<Vec<_>>());
+        session.unsubscribe(&gone)?;
+        session.subscribe(&new)?;
+        if new.is_empty() {
+            self.state.send_if_modified(|state| {
+                let refused = state.refused_filters.len();
+                state.refused_filters.retain(|text| !gone.iter().any(|filter| is_about(text, filter)));
+                state.refused_filters.len() != refused
+            });
+        }
+        Ok(())
     }
 
     /// The filters to ask for again.

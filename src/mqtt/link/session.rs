@@ -47,6 +47,8 @@ pub(super) enum Heard {
     PresenceAcked,
     /// The answer to a SUBSCRIBE: `filter: why` for each refused filter.
     Subscribed(Vec<String>),
+    /// Every UNSUBSCRIBE has been answered.
+    Unsubscribed,
     /// Our DISCONNECT was written.
     Disconnected,
     /// The connection cannot be trusted any more.
@@ -87,6 +89,8 @@ pub(super) struct Session {
     outstanding: HashMap<u16, (Slot, Instant)>,
     subscribing: VecDeque<Vec<String>>,
     awaiting: HashMap<u16, (Vec<String>, Instant)>,
+    /// UNSUBSCRIBEs that are not answered.
+    unsubscribing: usize,
     /// When the ping left after which nothing has been heard.
     pinged: Option<Instant>,
     /// Receipts in the order of receipt; each yields the packet id to acknowledge (0 for QoS 0).
@@ -110,6 +114,7 @@ impl Session {
             outstanding: HashMap::new(),
             subscribing: VecDeque::new(),
             awaiting: HashMap::new(),
+            unsubscribing: 0,
             pinged: None,
             unsettled: FuturesOrdered::new(),
             since_hastened: 0,
@@ -123,6 +128,15 @@ impl Session {
             let filter = |path: &String| SubscribeFilter::new(path.clone(), QoS::AtLeastOnce);
             self.client.try_subscribe_many(group.iter().map(filter))?;
             self.subscribing.push_back(group.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Nothing waits for the answers, and one that never comes costs nothing but asking again on the next connection.
+    pub(super) fn unsubscribe(&mut self, filters: &[String]) -> Result<(), ClientError> {
+        for filter in filters {
+            self.client.try_unsubscribe(filter)?;
+            self.unsubscribing += 1;
         }
         Ok(())
     }
@@ -237,6 +251,10 @@ impl Session {
             Event::Incoming(Packet::Publish(publish)) => Heard::Message(publish),
             Event::Incoming(Packet::PubAck(ack)) => self.puback(ack.pkid),
             Event::Incoming(Packet::SubAck(ack)) => self.suback(&ack),
+            Event::Incoming(Packet::UnsubAck(_)) => {
+                self.unsubscribing = self.unsubscribing.saturating_sub(1);
+                if self.unsubscribing == 0 { Heard::Unsubscribed } else { Heard::Nothing }
+            }
             Event::Outgoing(Outgoing::Publish(pkid)) => match self.submitted.pop_front() {
                 Some(slot) => {
                     self.outstanding.insert(pkid, (slot, Instant::now()));

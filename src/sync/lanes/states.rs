@@ -186,7 +186,7 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
                         self.adopted.insert(device.clone(), table_version);
                     }
                     StateWritten::TakenOver { by } => {
-                        tracing::warn!(%device, gateway = %by, "another gateway writes this device; it is left alone");
+                        tracing::warn!(device_id = %device, gateway = %by, "another gateway writes this device; it is left alone");
                         context.source.taken_over(device, Some(by)).await?;
                         self.next_recheck = Instant::now() + RECHECK_EVERY;
                     }
@@ -194,7 +194,7 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
                 Ok(false)
             }
             Err(error @ TableError::Permanent { .. }) => {
-                tracing::error!(%device, version = view.version, %error, "state given up until it changes");
+                tracing::error!(device_id = %device, version = view.version, %error, "state given up until it changes");
                 context.health.refused(&error);
                 self.suspects.remove(device);
                 self.refused.insert(device.clone(), view.version);
@@ -228,7 +228,7 @@ impl<S: SyncSource, T: CloudTable> States<S, T> {
             match context.table.read_owner(&view.device_id).await {
                 Ok(owner) if self.is_free(owner.as_ref(), view) => {
                     let version = owner.map_or(0, |owner| owner.version);
-                    tracing::info!(device = %view.device_id, "the device is ours again");
+                    tracing::info!(device_id = %view.device_id, "the device is ours again");
                     context.source.taken_over(&view.device_id, None).await?;
                     context.source.adopt_version(&view.device_id, version).await?;
                     self.next_full = Instant::now();

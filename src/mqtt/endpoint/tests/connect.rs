@@ -1,6 +1,7 @@
 //! CONNECT, and what closes a connection.
 
 use super::*;
+use crate::mqtt::endpoint::users::Users;
 
 #[tokio::test]
 async fn connects_are_answered_as_the_specification_says() {
@@ -143,4 +144,41 @@ proptest! {
             assert!(!fixture.ended.is_finished());
         });
     }
+}
+
+#[tokio::test]
+async fn users_and_devices_that_are_read_again_count_for_the_next_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    let secret = "$7$101$6NjKSEb5ZYkqS0xS$\
+        YlnidZRKxdsAFNTHW26CkjtjWmo0ownFxcZW6VJwh6wZ46rNIXVJS1NbJNV7jdwzW+6EEwMXYhok1fMeXt9bkA==";
+    std::fs::write(&file, format!("A:{secret}\n")).unwrap();
+    let fixture = start(|config| config.password_file = Some(file.clone()), false).await;
+    let login = |user: &str| {
+        let mut connect = hello("x");
+        connect.set_login(user, "secret");
+        connect
+    };
+    let (_, ack) = Client::connect(&fixture, login("C")).await;
+    assert_eq!(ack.unwrap().code, ConnectReturnCode::BadUserNamePassword);
+    fixture.handle.attach([id("A"), id("C")].into());
+    fixture.handle.set_users(Users::parse(&format!("C:{secret}\n"), "users").unwrap());
+    let (_, ack) = Client::connect(&fixture, login("C")).await;
+    assert_eq!(ack.unwrap().code, ConnectReturnCode::Success);
+    let (_, ack) = Client::connect(&fixture, login("A")).await;
+    assert_eq!(ack.unwrap().code, ConnectReturnCode::BadUserNamePassword);
+}
+
+#[tokio::test]
+async fn a_local_tool_with_the_id_of_a_new_device_has_to_come_again_and_is_the_device() {
+    let fixture = start(|_| {}, false).await;
+    let mut tool = Client::named(&fixture, "C").await;
+    let mut other = Client::named(&fixture, "tool").await;
+    fixture.handle.attach([id("A"), id("B"), id("C")].into());
+    assert_eq!(tool.hear().await, None);
+    let mut device = Client::named(&fixture, "C").await;
+    let execute = device.subscribe("devices/C/execute", QoS::AtLeastOnce).await;
+    assert_eq!(execute, SubscribeReasonCode::Success(QoS::AtLeastOnce), "its own orders");
+    other.publish("devices/A/telemetry", 1, "{}").await;
+    assert_eq!(other.hear().await, Some(Packet::PubAck(PubAck::new(1))), "nobody else is concerned");
 }

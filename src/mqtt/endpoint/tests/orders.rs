@@ -61,7 +61,8 @@ async fn an_order_that_finds_no_room_expires_and_a_stalled_reader_is_closed() {
     subscribe.pkid = 1;
     Packet::Subscribe(subscribe).write(&mut bytes, 1_000).unwrap();
     device.write_all(&bytes).await.unwrap();
-    let handle = EndpointHandle::new(Arc::clone(&hub));
+    let proof = Proof { certificates: false, users: None, watchers: HashSet::new() };
+    let handle = EndpointHandle::new(Arc::clone(&hub), Arc::new(proof));
     while hub.line(&id("A")).is_err() {
         tokio::task::yield_now().await;
     }

@@ -1,3 +1,4 @@
+mod attached;
 mod clocks;
 mod disk;
 mod effects;
