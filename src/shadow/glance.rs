@@ -53,10 +53,10 @@ impl Glance<'_> {
 
     /// The command ends here and now, and is journalled when that is possible again.
     pub(super) fn journal(&mut self, mut entry: NewExecution) -> Result<Journalled, StoreError> {
-        // Before the file was read once nobody knows what has run. What may have come before this start stays with its
-        // sender; only what was certainly issued since is new.
-        let issued_since = |begun| entry.record.issued_at > begun;
-        if !self.memory.blank_since.is_none_or(|begun| issued_since(begun.saturating_add(CLOCK_AHEAD_MAX))) {
+        // Before the file was read once nobody knows what has run. If there is a journal, what may have come before this
+        // start stays with its sender; only what was certainly issued since is new.
+        let begun = self.memory.blank_since.filter(|_| self.memory.unread);
+        if begun.is_some_and(|begun| entry.record.issued_at <= begun.saturating_add(CLOCK_AHEAD_MAX)) {
             return Err(self.cause.clone());
         }
         // Before the file was read once nobody knows how the device is: the disk is the reason, not the device.

@@ -32,6 +32,8 @@ pub(super) struct Memory {
     pub(super) floor_reachable: bool,
     /// `state.db` was never read since start, which was then: the devices are as the configuration has them.
     pub(super) blank_since: Option<Timestamp>,
+    /// And there is a journal in it, which nobody has read.
+    pub(super) unread: bool,
     /// Devices as they were, newest last.
     undo: Vec<Device>,
     /// To be written with the next commit.
@@ -75,6 +77,7 @@ impl Memory {
             refused: Refused::default(),
             floor_reachable: true,
             blank_since: None,
+            unread: false,
             undo: Vec::new(),
             touched: BTreeSet::new(),
         }
@@ -91,7 +94,7 @@ impl Memory {
                 device.adopt(before.view.version, wall);
             }
         }
-        self.blank_since = None;
+        (self.blank_since, self.unread) = (None, false);
         if !self.floor_reachable {
             self.devices.values_mut().for_each(|device| device.observer.floor_reachable(false, now));
         }

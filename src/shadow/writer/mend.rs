@@ -100,6 +100,7 @@ impl Writer {
     ) -> Result<(Self, InhibitionWatch), StoreError> {
         let path = config.state_dir.join(schema::STATE_FILE);
         let mut lock = None;
+        let has_journal = std::fs::metadata(&path).is_ok_and(|file| file.len() > 0);
         // Before the other file, which would be made where this one is refused.
         let opened = match open_state(&config, &clock, &mut lock, None) {
             Ok(opened) => Ok(opened),
@@ -124,7 +125,7 @@ impl Writer {
             }
             Err(cause) => {
                 let mut memory = Memory::new(as_configured(&config, &clock, now));
-                memory.blank_since = Some(clock.now());
+                (memory.blank_since, memory.unread) = (Some(clock.now()), has_journal);
                 (Err(passing(cause, &config.state_dir)?), memory, BTreeMap::new())
             }
         };
