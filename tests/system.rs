@@ -378,6 +378,9 @@ async fn sigterm_ends_within_five_seconds_and_nothing_is_missing_after_it() {
     for n in 0..5 {
         device.report(json!({"n": n})).await;
     }
+    // With a plant's broker between, a report may come later than a command of another link.
+    let known = || async { rig.daemon.json(&["device", device.id()]).await };
+    until("the device", 10, || async { (known().await["status"] == "online").then_some(()) }).await;
     let operator = rig.operator().await;
     let issued = isoformat(0);
     operator
