@@ -1,8 +1,11 @@
 //! The heavier suites and chores: `cargo xtask NAME`. Each installs what it needs, or says what is missing.
 
 mod chores;
+mod cross;
 mod disk;
 mod faults;
+mod package;
+mod platform;
 mod servers;
 mod suites;
 mod tools;
@@ -22,6 +25,8 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         `cargo test` runs too
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
+  cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
+  deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
 ";
@@ -37,6 +42,10 @@ fn main() -> ExitCode {
         [o, n] if o == option => n.parse().map_err(|_| anyhow::anyhow!("{option} wants a number, not {n:?}")),
         _ => Err(anyhow::anyhow!("{name} takes {option} N alone")),
     };
+    let one = |what: &str| match rest {
+        [only] => Ok(only.as_str()),
+        _ => Err(anyhow::anyhow!("{name} takes one {what}")),
+    };
     let result = match name.as_str() {
         "brokers" => suites::brokers(),
         "seed" => suites::seed(),
@@ -46,6 +55,8 @@ fn main() -> ExitCode {
         "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
         "measure" => suites::measure(),
+        "cross" => one("TARGET").and_then(cross::cross),
+        "deb" => one("ARCHITECTURE").and_then(package::deb),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
         _ => {
