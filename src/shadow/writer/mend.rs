@@ -16,8 +16,8 @@
 //!   request or tick. A file is back in use only when a real write, its flush and a checkpoint have succeeded.
 //! * **Damage is not waited out.** A file in which damage was met is rebuilt ([`super::super::rescue`]) at the next attempt,
 //!   and so is one that cannot be read for [`super::unreadable::UNREADABLE_MAX`] in a folder that takes writes.
-//! * It starts with a disk that takes nothing: then it knows its devices from the configuration alone, and reads the file
-//!   as soon as it can be opened for writing.
+//! * It starts with a disk that takes nothing: then it knows its devices from the configuration alone, which commands it
+//!   had before from a look at the journal ([`super::super::rescue::peek`]), and reads the file as soon as it can be opened for writing.
 //! * A disk that comes and goes is logged at most once in [`SAID_EVERY`].
 
 use std::collections::BTreeMap;
@@ -125,7 +125,12 @@ impl Writer {
             }
             Err(cause) => {
                 let mut memory = Memory::new(as_configured(&config, &clock, now));
-                (memory.blank_since, memory.unread) = (Some(clock.now()), has_journal);
+                memory.blank_since = Some(clock.now());
+                if has_journal {
+                    let ids = rescue::peek::journal_ids(&config.state_dir);
+                    memory.unread = ids.is_none();
+                    memory.refused.know_all(&ids.unwrap_or_default());
+                }
                 (Err(passing(cause, &config.state_dir)?), memory, BTreeMap::new())
             }
         };
