@@ -124,13 +124,7 @@ impl Writer {
                 (Ok((opened.connection, opened.witness)), memory, ledgers)
             }
             Err(cause) => {
-                let mut memory = Memory::new(as_configured(&config, &clock, now));
-                memory.blank_since = Some(clock.now());
-                if has_journal {
-                    let ids = rescue::peek::journal_ids(&config.state_dir);
-                    memory.unread = ids.is_none();
-                    memory.refused.know_all(&ids.unwrap_or_default());
-                }
+                let memory = blank(&config, &clock, has_journal, now);
                 (Err(passing(cause, &config.state_dir)?), memory, BTreeMap::new())
             }
         };
@@ -429,6 +423,18 @@ fn open_state(
             Err(cause)
         }
     }
+}
+
+/// What is known where `state.db` cannot be opened: the configuration, and perhaps which commands its journal has.
+fn blank(config: &Config, clock: &Clock, has_journal: bool, now: Instant) -> Memory {
+    let mut memory = Memory::new(as_configured(config, clock, now));
+    memory.blank_since = Some(clock.now());
+    if has_journal {
+        let ids = rescue::peek::journal_ids(&config.state_dir);
+        memory.unread = ids.is_none();
+        memory.refused.know_all(&ids.unwrap_or_default());
+    }
+    memory
 }
 
 fn read_state(

@@ -78,9 +78,7 @@ async fn a_journal_is_looked_at_without_changing_a_byte_and_only_as_a_whole() {
     let look = |folder: &Path| {
         let bytes = |folder: &Path| {
             let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-            files
-                .map(|file| (file.clone(), std::fs::read(&file).unwrap()))
-                .collect::<std::collections::BTreeMap<_, _>>()
+            files.map(|file| (file.clone(), std::fs::read(&file).unwrap())).collect::<BTreeMap<_, _>>()
         };
         let before = bytes(folder);
         let ids = rescue::peek::journal_ids(folder);
