@@ -140,7 +140,7 @@ impl Writer {
         let mending = Mending::new(Reserve::new(&config.state_dir, config.quota_bytes));
         let backups = Backups::of(&path, now);
         let state = StateFile::new(path, opened);
-        let (flushed_at, lazy_until, chores) = (now, None, Chores::new(now));
+        let (flushed_at, lazy_until, chores) = (now, None, Chores::new(now, &config.state_dir));
         let guess = moment.guess_base().map(|base| (base, moment.wall));
         let mut writer = Self {
             config,
@@ -223,6 +223,7 @@ impl Writer {
                 tracing::debug!(%cause, "telemetry.db cannot be used yet");
             }
         }
+        self.look_beside();
     }
 
     /// Takes the reserve, if there is more space than it needs: else it would be given up again with the next write.
