@@ -50,13 +50,14 @@ impl Attached {
 
 /// Where parsed reports go: the store, or a double of it in tests.
 pub trait ReportSink: Send + Sync + 'static {
-    /// Takes one report, waiting for room and for a disk that works; the receipt resolves after its commit.
+    /// Takes one report; the receipt resolves after its commit. A live reading waits for its file within the receipt, so
+    /// that what comes behind it is read; anything else waits for a disk that works, and all for room.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be taken.
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>>;
 
-    /// Commits that these readings were taken and are not kept (`rate_limited`).
+    /// Commits that these readings were taken and are not kept (`rate_limited`), waiting for their file.
     ///
     /// # Errors
     /// [`StoreError`] if that is not durable: they must not be acknowledged.
@@ -89,9 +90,14 @@ pub trait ReportSink: Send + Sync + 'static {
 impl ReportSink for Store {
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
         Box::pin(async move {
-            // While the disk fails, what comes stays unread with its sender instead of coming again and again.
-            self.until_taken(&report).await;
-            Self::submit(self, report).await
+            match report {
+                FloorReport::Telemetry(report) if !report.retained => self.submit_patiently(report).await,
+                report => {
+                    // While the disk fails, what comes stays unread with its sender instead of coming again and again.
+                    self.until_taken(&report).await;
+                    Self::submit(self, report).await
+                }
+            }
         })
     }
 
@@ -103,7 +109,11 @@ impl ReportSink for Store {
             count: lost.count,
             reason: LossReason::RateLimited,
         };
-        Box::pin(Self::declare_lost(self, lost.into_iter().map(loss).collect()))
+        let losses = lost.into_iter().map(loss).collect();
+        Box::pin(async move {
+            self.until_readings_taken().await;
+            Self::declare_lost(self, losses).await
+        })
     }
 
     fn is_awaited<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<bool, StoreError>> {
