@@ -6,13 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use floorgate_model::DeviceId;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::crew::Crew;
 use super::{House, RunError, ids, settings};
-use crate::clock::Clock;
+use crate::clock::{Clock, Deadline};
 use crate::config::{Config, Floor};
 use crate::device::{BoxFuture, Driver, ExecuteChannel, MqttDriver, NotSent, Sent};
 use crate::mqtt;
@@ -45,7 +44,7 @@ impl ExecuteChannel for FloorSide {
         &'a self,
         device: &'a DeviceId,
         payload: Bytes,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> BoxFuture<'a, Result<Sent, NotSent>> {
         Box::pin(async move {
             let handed = match self {
