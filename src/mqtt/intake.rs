@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::codec::{
     MalformedCommand, Refused, malformed_command, parse_answer, parse_command, parse_state, parse_telemetry,
 };
-use super::limits::{Limits, LiveRates};
+use super::limits::{Limits, LiveRates, Silences};
 use super::overflow::{LostReadings, Overflow, OverflowRunner};
 use super::refusals::{Refusal, Refusals};
 use super::topics::{FloorTopic, Parsed, TopicScheme, command_device};
@@ -165,16 +165,17 @@ impl<S: ReportSink> FloorIntake<S> {
     /// For a carrier that can make a device wait.
     #[must_use]
     pub fn slowing(self, rates: impl Into<LiveRates>) -> Self {
-        Self { limiting: Limiting::Slowing(Limits::new(rates)), ..self }
+        Self { limiting: Limiting::Slowing(Limits::new(rates, Silences::new())), ..self }
     }
 
-    /// For a link that many devices share. What is beyond the limits is settled only while the runner runs.
+    /// For a link that many devices share, whose broker keeps what comes while it is not connected: a device that had been
+    /// silent may bring in more than it may send. What is beyond the limits is settled only while the runner runs.
     #[must_use]
-    pub fn declaring(self, rates: impl Into<LiveRates>) -> (Self, OverflowRunner<S>)
+    pub fn declaring(self, rates: impl Into<LiveRates>, silences: Silences) -> (Self, OverflowRunner<S>)
     where
         S: Clone,
     {
-        let overflow = Arc::new(Overflow::new(rates.into(), Arc::clone(&self.refusals)));
+        let overflow = Arc::new(Overflow::new(rates.into(), silences, Arc::clone(&self.refusals)));
         let runner = OverflowRunner { overflow: Arc::clone(&overflow), sink: self.sink.clone() };
         (Self { limiting: Limiting::Declaring(overflow), ..self }, runner)
     }

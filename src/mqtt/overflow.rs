@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use super::BoxFuture;
 use super::codec::Refused;
 use super::intake::ReportSink;
-use super::limits::{Limits, LiveRates};
+use super::limits::{Limits, LiveRates, Silences};
 use super::refusals::{Refusal, Refusals};
 use crate::shadow::store::{Receipt, Taken};
 use crate::shadow::{Answer, AnswerStatus, FloorReport, StateReport, StoreError};
@@ -93,8 +93,8 @@ impl fmt::Debug for Overflow {
 }
 
 impl Overflow {
-    pub(super) fn new(rates: LiveRates, refusals: Arc<Refusals>) -> Self {
-        let (readings, words) = (Limits::new(rates.clone()), Limits::new(rates));
+    pub(super) fn new(rates: LiveRates, silences: Silences, refusals: Arc<Refusals>) -> Self {
+        let (readings, words) = (Limits::new(rates.clone(), silences), Limits::new(rates, Silences::new()));
         Self { readings, words, refusals, held: Mutex::default(), changed: Notify::new() }
     }
 
