@@ -81,14 +81,15 @@ fn unreachable(check: Check, link: &LinkConfig, found: &BrokerFound, problem: &P
             "check `username` and `password_file` against its password file".to_owned()
         }
         Stage::Connect => "check that it is an MQTT 3.1.1 broker, and its log".to_owned(),
-        Stage::Session => "look into its log; without persistent sessions commands and readings are lost".to_owned(),
+        Stage::Session => {
+            "try again when it has less to do, and look into its log: a broker this slow bounds the intake".to_owned()
+        }
     };
     Finding::fail(check, text, advice)
 }
 
 /// How it keeps messages, against what manual acknowledgement needs.
 fn kept(check: Check, keeping: Keeping) -> Finding {
-    let sent = WINDOW_SENT + QUEUE_SENT;
     match keeping {
         Keeping::NotAllowed => Finding::skipped(
             check,
@@ -99,7 +100,7 @@ fn kept(check: Check, keeping: Keeping) -> Finding {
             "it forgot a client with a persistent session at once: whatever comes while floorgate is away is lost",
             format!("switch persistent sessions on: {SETTINGS}"),
         ),
-        Keeping::Kept { lost, .. } if lost > 0 => Finding::fail(
+        Keeping::Kept { sent, lost, .. } if lost > 0 => Finding::fail(
             check,
             format!("of {sent} acknowledged messages for an absent client it lost {lost}"),
             format!("raise max_queued_messages (mosquitto's own limit is 1,000): {SETTINGS}"),
@@ -112,12 +113,15 @@ fn kept(check: Check, keeping: Keeping) -> Finding {
                 format!("raise max_inflight_messages to 1,000: {SETTINGS}"),
             )
         }
-        Keeping::Kept { window, .. } => {
+        Keeping::Kept { window, sent, .. } => {
+            let all = usize::from(WINDOW_SENT + QUEUE_SENT);
+            let slow =
+                if sent < all { " (it was too slow for more, so a limit of 1,000 would not have shown)" } else { "" };
             let least = if window >= usize::from(WINDOW_SENT) { "at least " } else { "" };
             Finding::ok(
                 check,
                 format!(
-                    "kept all of {sent} messages for an absent client and sends {least}{window} before one is acknowledged; \
+                    "kept all of {sent} messages for an absent client{slow} and sends {least}{window} before one is acknowledged; \
                      whether its queue outlives its own restart cannot be seen from outside"
                 ),
             )
@@ -171,7 +175,7 @@ mod tests {
     fn small_windows_and_short_queues_are_told_with_the_setting_that_changes_them() {
         let kept = |window, lost| {
             let mut found = found(Stage::Session, None);
-            let keeping = Some(Keeping::Kept { window, lost });
+            let keeping = Some(Keeping::Kept { window, sent: 1_228, lost });
             found.session = Some(SessionFound { version: Some("broker 2".into()), dropped: Some(0), keeping });
             told(&found).remove(1)
         };

@@ -279,7 +279,7 @@ mod tests {
                 "disk full",
             ),
             (|s| s["store"]["full"] = json!(true), State::Fail, Check::Store, "is full"),
-            (|s| s["store"]["backup_age_seconds"] = json!(9_000), State::Warn, Check::Store, "150 min old"),
+            (|s| s["store"]["backup_age_seconds"] = json!(9_000), State::Warn, Check::Store, "2 h old"),
             (
                 |s| s["inhibited"] = json!({"seconds_left": 600, "why": "damage"}),
                 State::Warn,

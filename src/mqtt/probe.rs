@@ -32,7 +32,7 @@ use x509_parser::parse_x509_certificate;
 
 use super::link::{ALPN_AWS_443, LinkConfig, tls_words};
 use line::{Line, Stream};
-pub use session::{Keeping, QUEUE_SENT, SessionFound, WINDOW_SENT};
+pub use session::{KEEPING_WITHIN, Keeping, QUEUE_SENT, SENDING, SessionFound, WINDOW_SENT};
 
 /// How long one address of a broker may take to answer before the next is tried.
 pub const TCP_WAIT: Duration = Duration::from_secs(3);

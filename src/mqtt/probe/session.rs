@@ -3,15 +3,15 @@
 //! floorgate acknowledges after its commit, so a broker that sends little before it is acknowledged slows the intake
 //! down, and one that keeps little for an absent client loses what it has acknowledged to devices. Neither can be
 //! asked for: it is tried. [`WINDOW_SENT`] messages are published to the probe's own subscription and not acknowledged;
-//! how many come is the window. Then the subscriber leaves without a word, [`QUEUE_SENT`] more are published, and it
-//! comes back for all of them.
+//! how many come is the window. Then the subscriber leaves without a word, [`QUEUE_SENT`] more are published (fewer, if
+//! the broker is slow, because it writes each to its disk), and it comes back for all of them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{Packet, Publish, Subscribe, SubscribeFilter, SubscribeReasonCode};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::line::{Line, message};
 use super::{BrokerFound, ProbeError, Stage, accepted, open, probe_id};
@@ -21,6 +21,10 @@ use crate::mqtt::link::LinkConfig;
 pub const WINDOW_SENT: u16 = 128;
 /// Messages published for the absent client: more than the usual small queue (1,000), so that it shows.
 pub const QUEUE_SENT: u16 = 1_100;
+/// How long messages for the absent client are published: a broker that writes each to its disk takes fewer.
+pub const SENDING: Duration = Duration::from_millis(2_500);
+/// Everything, so that there is time left to remove the session.
+pub const KEEPING_WITHIN: Duration = Duration::from_millis(6_500);
 /// A broker that says nothing more for so long has sent what it sends.
 const QUIET: Duration = Duration::from_millis(400);
 /// Beginning of the topic of the probe's own.
@@ -50,7 +54,9 @@ pub enum Keeping {
     Kept {
         /// Sent before anything was acknowledged; [`WINDOW_SENT`]: at least so many.
         window: usize,
-        /// Of [`WINDOW_SENT`] + [`QUEUE_SENT`], so many never came.
+        /// So many were acknowledged, [`WINDOW_SENT`] + [`QUEUE_SENT`] at most; fewer, if it was slow.
+        sent: usize,
+        /// Of these, so many never came.
         lost: usize,
     },
 }
@@ -58,7 +64,8 @@ pub enum Keeping {
 pub(super) async fn try_keeping(link: &LinkConfig, found: &mut BrokerFound) -> Result<(), ProbeError> {
     let topic = topic(link);
     let mut seen = SessionFound::default();
-    let tried = attempt(link, &topic, found, &mut seen).await;
+    let tried = timeout(KEEPING_WITHIN, attempt(link, &topic, found, &mut seen)).await;
+    let tried = tried.unwrap_or(Err(ProbeError::Silent(KEEPING_WITHIN)));
     found.session = Some(seen);
     found.stage = Stage::Session;
     // Whatever came of it, nothing stays behind.
@@ -90,16 +97,15 @@ async fn attempt(
     drop(line);
     let sender = format!("{}-sender", probe_id(link));
     let (mut line, _) = connected(link, &sender, true, found).await?;
-    send(&mut line, topic, WINDOW_SENT, QUEUE_SENT).await?;
+    let sent = usize::from(WINDOW_SENT) + send(&mut line, topic).await?;
     line.disconnect().await;
     let (mut line, present) = connected(link, &probe_id(link), false, found).await?;
     if !present {
         seen.keeping = Some(Keeping::Forgotten);
         return Ok(());
     }
-    let sent = usize::from(WINDOW_SENT + QUEUE_SENT);
     let came = collect(&mut line, topic, sent).await?;
-    seen.keeping = Some(Keeping::Kept { window, lost: sent - came });
+    seen.keeping = Some(Keeping::Kept { window, sent, lost: sent - came });
     line.disconnect().await;
     Ok(())
 }
@@ -168,10 +174,12 @@ async fn window(line: &mut Line, topic: &str, seen: &mut SessionFound) -> Result
     Ok(came.len())
 }
 
-/// Publishes `count` messages after the `before` first and waits until each is acknowledged, some at a time.
-async fn send(line: &mut Line, topic: &str, before: u16, count: u16) -> Result<(), ProbeError> {
-    let messages: Vec<_> = (1..=count).map(|n| message(topic, n, (before + n).to_string())).collect();
-    for some in messages.chunks(100) {
+/// Publishes [`QUEUE_SENT`] messages, or as many as are acknowledged in the time of [`SENDING`]; how many it was.
+async fn send(line: &mut Line, topic: &str) -> Result<usize, ProbeError> {
+    let until = Instant::now() + SENDING;
+    let messages: Vec<_> = (1..=QUEUE_SENT).map(|n| message(topic, n, (WINDOW_SENT + n).to_string())).collect();
+    let mut sent = 0;
+    for some in messages.chunks(20) {
         line.send_all(some).await?;
         let mut taken = 0;
         while taken < some.len() {
@@ -179,8 +187,12 @@ async fn send(line: &mut Line, topic: &str, before: u16, count: u16) -> Result<(
                 taken += 1;
             }
         }
+        sent += taken;
+        if Instant::now() >= until {
+            break;
+        }
     }
-    Ok(())
+    Ok(sent)
 }
 
 /// Takes and acknowledges what was kept; how many different messages of `sent` it was.
