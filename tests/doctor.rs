@@ -292,7 +292,8 @@ async fn expired_foreign_and_mixed_up_certificates_are_each_told() {
     given(&plant.pem, &plant.issue("GW-1", 2024));
     let told = doctor(folder.path(), &toml, &[]).await;
     told.has("certificate", "fail", "expired");
-    told.has("cloud_broker", "fail", "TLS");
+    told.has("cloud_broker", "fail", "TLS: `localhost");
+    told.has("cloud_broker", "fail", "does not accept our certificate (CertificateExpired)");
     assert_eq!(told.exit, Some(1));
 
     given(&other.pem, &good);

@@ -162,9 +162,8 @@ mod tests {
     fn identity(folder: &Path, from_day: i64, to_day: i64) -> Identity {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec!["gw".to_owned()]).unwrap();
-        let date = |day: i64| {
-            rcgen::date_time_ymd(2024, 10, 4) + std::time::Duration::from_secs(86_400) * u32::try_from(day).unwrap()
-        };
+        let date =
+            |day: i64| rcgen::date_time_ymd(2024, 10, 4) + Duration::from_secs(86_400) * u32::try_from(day).unwrap();
         (params.not_before, params.not_after) = (date(from_day), date(to_day));
         let pem = |name: &str, text: String| {
             let path = folder.join(name);

@@ -146,7 +146,15 @@ async fn walk(link: &LinkConfig, depth: Depth, found: &mut BrokerFound) -> Resul
     }
     found.stage = Stage::Connect;
     let mut line = Line::new(stream);
-    let answer = line.connect(link, &probe_id(link), true).await?;
+    let answer = line.connect(link, &probe_id(link), true).await;
+    let answer = answer.map_err(|error| match error {
+        // With TLS 1.3 the objection to our certificate comes after the handshake.
+        ProbeError::Broken(text) if link.address.tls && text.contains("fatal alert") => {
+            found.stage = Stage::Tls;
+            ProbeError::Broken(tls_words(&text, link))
+        }
+        other => other,
+    })?;
     accepted(link, answer.code)?;
     line.disconnect().await;
     if depth == Depth::Session {
