@@ -11,7 +11,7 @@ pub(super) fn judge(rule: Trust, here: &ClockState, daemon: Option<&ClockState>)
     let start =
         "start a time service (`systemctl enable --now systemd-timesyncd`, or chrony); `timedatectl` shows how it is";
     if here.synchronised_by_kernel && daemon.is_some_and(|daemon| !daemon.synchronised_by_kernel && !daemon.trusted) {
-        let advice = "its sandbox keeps it from asking the kernel: compare the unit (`systemctl cat floorgate`) with the one it came with";
+        let advice = "its sandbox keeps it from asking the kernel, and no systemd-timesyncd answers instead: install deploy/systemd/other-time-service.conf";
         return Finding::fail(check, "the kernel calls it synchronised, and the daemon does not see that", advice);
     }
     match (state.synchronised_by_kernel, state.table_agreed_seconds_ago, state.trusted) {
