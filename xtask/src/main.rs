@@ -1,5 +1,6 @@
 //! The heavier suites and chores: `cargo xtask NAME`. Each installs what it needs, or says what is missing.
 
+mod board;
 mod chores;
 mod disk;
 mod faults;
@@ -22,6 +23,9 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         `cargo test` runs too
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
+  vm [--arch arm64|amd64] [--nspawn] [--cuts N] [--package FILE] [--seed S] [--image-only]
+                        the board test: Debian with systemd in an emulated ARM machine (default) or a container, the package
+                        installed as a user would, power cuts under load (default 5; a release: 300); wants root
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
 ";
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
         "measure" => suites::measure(),
+        "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
         _ => {
