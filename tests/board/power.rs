@@ -1,0 +1,165 @@
+//! Power cuts under load: senders, machines and an agent on this host write down what was acknowledged and done, the machine
+//! loses its power without a word before, and the judge of the fault suite joins all of it at the end.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::load::floor::Conduct;
+use crate::load::{self, Load};
+use crate::machine::{Given, Kind, Machine};
+use crate::rig::client::Client;
+use crate::rig::{Rig, until};
+use crate::service;
+
+/// The memory figure's devices, and how often each reports: 20 messages a second in all.
+const CALM: usize = 50;
+const CALM_EVERY: Duration = Duration::from_millis(2_500);
+/// How long they report before the memory is read.
+const CALM_FOR: Duration = Duration::from_secs(20);
+/// Readings that are acknowledged after a start before the power may go again.
+const LOAD_MIN: usize = 60;
+/// The last thing acknowledged becomes visible in the table within this.
+const JUDGED_WITHIN: Duration = Duration::from_secs(240);
+/// Where a battery-backed clock begins when its battery is empty.
+const EMPTY_BATTERY: &str = "1970-01-01T00:00:00";
+
+pub async fn story(given: &Given) {
+    println!("board: power: {} on {}, seed {}", if given.kind == Kind::Container { "container" } else { "machine" }, given.arch, given.seed);
+    let mut random = fastrand::Rng::with_seed(given.seed);
+    let mut options = load::options();
+    for n in 1..=CALM {
+        options.extra += &format!(
+            "[[device]]\nid = \"CALM-{n:03}\"\ntype = \"pressure_sensor\"\nlocation = \"factory-floor-1\"\ndriver = \"mqtt\"\nsample_rate_seconds = 5\n"
+        );
+    }
+    let rig = load::prepare(options).await;
+    let mut machine = Machine::new(given, std::slice::from_ref(&given.package), rig.floor);
+    println!("board: power: boot {:.1} s", machine.boot(None).await.as_secs_f64());
+    set_up(&machine, &rig).await;
+    memory(&machine, &rig).await;
+    let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, given.seed);
+    for n in 1..=given.cuts {
+        under_load(&load, &mut random).await;
+        cut(n, &mut machine, &load, &mut random, None).await;
+    }
+    if given.kind == Kind::Machine {
+        empty_battery(&mut machine, &load, &mut random).await;
+    } else {
+        println!("board: power: not run: a start in 1970; a container has this machine's clock");
+    }
+    under_load(&load, &mut random).await;
+    load.stop().await;
+    let (evidence, broken) = load.judge(JUDGED_WITHIN).await;
+    if !broken.is_empty() {
+        println!("{}", machine.sh("journalctl -u floorgate -b --no-pager | tail -40; floorgate status --config /etc/floorgate/floorgate.toml").await);
+    }
+    assert!(broken.is_empty(), "seed {}: {broken:#?}", given.seed);
+    assert!(evidence.gaps.is_empty(), "seed {}: nothing was to be given up: {:?}", given.seed, evidence.gaps);
+    let succeeded = evidence.records.iter().filter(|record| record.status == "succeeded").count();
+    println!(
+        "board: power: {} cuts: {} readings acknowledged, 0 lost; {} commands, {} executed, {succeeded} succeeded, 0 twice",
+        given.cuts,
+        evidence.acknowledged.len(),
+        evidence.asked.len(),
+        evidence.executed.len()
+    );
+    assert!(evidence.acknowledged.len() > LOAD_MIN && succeeded > 0, "the load was real");
+    machine.power_off().await;
+}
+
+/// The package and this rig's configuration, on disk.
+async fn set_up(machine: &Machine, rig: &Rig) {
+    machine.insert_packages().await;
+    service::install(machine, "*", "").await;
+    let config: String =
+        crate::rig::read(&rig.config).lines().filter(|line| !line.starts_with("state_dir")).map(|line| format!("{line}\n")).collect();
+    let profiles = crate::rig::read(&rig.folder.path().join("profiles.d/load.toml"));
+    machine.write("/etc/floorgate/profiles.d/load.toml", &profiles).await;
+    service::configure(machine, &config).await;
+    machine.sh("chmod 644 /etc/floorgate/profiles.d/load.toml; systemctl enable floorgate; systemctl restart floorgate").await;
+    service::active(machine).await;
+    // Set up long ago: what the administrator wrote is on disk. Nothing is flushed by the test from here on.
+    machine.sh("sync").await;
+    let up = || async { (status(machine).await["cloud"]["state"] == "up").then_some(()) };
+    until("the cloud link is up", 60, up).await;
+}
+
+async fn status(machine: &Machine) -> serde_json::Value {
+    let said = machine.sh("floorgate status --json --config /etc/floorgate/floorgate.toml").await;
+    serde_json::from_str(&said).unwrap_or_default()
+}
+
+/// The figure of the closing note: memory with 50 devices at 20 messages a second.
+async fn memory(machine: &Machine, rig: &Rig) {
+    let mut tasks = Vec::new();
+    for n in 1..=CALM {
+        let floor = rig.floor;
+        tasks.push(tokio::spawn(async move {
+            let id = format!("CALM-{n:03}");
+            tokio::time::sleep(CALM_EVERY * n as u32 / CALM as u32).await;
+            let client = Client::connect(floor, &id).await;
+            let mut every = tokio::time::interval(CALM_EVERY);
+            let end = Instant::now() + CALM_FOR;
+            let mut sent = 0;
+            while Instant::now() < end {
+                every.tick().await;
+                client.publish(&format!("devices/{id}/telemetry"), json!({"pressure_psi": 100 + n}).to_string(), false).await;
+                sent += 1;
+            }
+            // Connected until the memory was read.
+            (client, sent)
+        }));
+    }
+    let (mut clients, mut sent) = (Vec::new(), 0);
+    for task in tasks {
+        let (client, messages) = task.await.unwrap();
+        clients.push(client);
+        sent += messages;
+    }
+    let per_second = f64::from(sent) / CALM_FOR.as_secs_f64();
+    let mib = service::pss_kib(machine).await as f64 / 1024.0;
+    println!("board: memory (PSS) {mib:.1} MiB with {CALM} devices at {per_second:.0} messages a second");
+}
+
+/// Waits until enough was acknowledged since now, and then a random moment.
+async fn under_load(load: &Load, random: &mut fastrand::Rng) {
+    let before = load.log.lock().acknowledged.len();
+    let enough = || async { (load.log.lock().acknowledged.len() >= before + LOAD_MIN).then_some(()) };
+    until("readings are acknowledged", 120, enough).await;
+    tokio::time::sleep(Duration::from_millis(random.u64(0..1_500))).await;
+}
+
+/// One cut, and the start after it.
+async fn cut(n: u64, machine: &mut Machine, load: &Load, random: &mut fastrand::Rng, clock: Option<&str>) {
+    let flushes = machine.flushes();
+    let loss = machine.cut(random);
+    let last = load.log.lock().acknowledged.last().map(|reading| (reading.device.clone(), reading.n));
+    let boot = machine.boot(clock).await;
+    service::active(machine).await;
+    let ready = service::start_to_ready(machine).await;
+    if machine.kind() == Kind::Container {
+        // G7's two seconds are those of a processor, not of an emulated one.
+        load.log.lock().starts.push(ready);
+    }
+    let (device, reading) = last.expect("something was acknowledged");
+    println!(
+        "board: cut {n}: {flushes} flushes before it; {} sectors lost, {} by luck not; last acknowledged {device} {reading}; \
+         boot {:.1} s, start to READY {} ms",
+        loss.lost,
+        loss.kept,
+        boot.as_secs_f64(),
+        ready.as_millis()
+    );
+    assert!(flushes > 0, "nothing was ever flushed: this disk is no disk");
+}
+
+/// A start with the clock at its beginning: readings are taken, and belong to the right time once it is known.
+async fn empty_battery(machine: &mut Machine, load: &Load, random: &mut fastrand::Rng) {
+    cut(0, machine, load, random, Some(EMPTY_BATTERY)).await;
+    let year: u32 = machine.sh("date +%Y").await.trim().parse().unwrap();
+    assert!(year < 2026, "the machine's clock says {year}");
+    under_load(load, random).await;
+    machine.sh(&format!("date -u -s @{}", jiff::Timestamp::now().as_second())).await;
+    println!("board: power: started with its clock in {year}, took readings, then the clock was set right");
+}
