@@ -112,7 +112,11 @@ async fn journal(machine: &Machine, floor: SocketAddr) {
     for field in FIELDS {
         let with: Vec<_> = entries.iter().filter(|entry| entry[field].is_string()).collect();
         println!("board: journal: {} entries with {field}=", with.len());
-        assert!(!with.is_empty(), "no entry has {field}=: {:#?}", entries.iter().map(|entry| &entry["MESSAGE"]).collect::<Vec<_>>());
+        assert!(
+            !with.is_empty(),
+            "no entry has {field}=: {:#?}",
+            entries.iter().map(|entry| &entry["MESSAGE"]).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -144,7 +148,11 @@ async fn stuck(machine: &Machine) {
     crate::rig::until("systemd starts the stuck daemon again", 120, back).await;
     let took = began.elapsed();
     let said = machine.sh("journalctl -u floorgate --no-pager | grep -i watchdog | tail -1").await;
-    println!("board: stuck daemon started again after {:.1} s (WatchdogSec={watchdog}): {}", took.as_secs_f64(), said.trim());
+    println!(
+        "board: stuck daemon started again after {:.1} s (WatchdogSec={watchdog}): {}",
+        took.as_secs_f64(),
+        said.trim()
+    );
     machine.sh("rm /etc/systemd/system/floorgate.service.d/watchdog.conf; systemctl daemon-reload; systemctl restart floorgate").await;
     service::active(machine).await;
 }
@@ -174,7 +182,9 @@ async fn upgrade_and_back(machine: &Machine, old: &str, new: &str) {
 
 /// Nothing is left but what the administrator and apt wrote.
 async fn purge(machine: &Machine) {
-    machine.sh("rm -r /etc/systemd/system/floorgate.service.d; DEBIAN_FRONTEND=noninteractive apt purge -y floorgate").await;
+    machine
+        .sh("rm -r /etc/systemd/system/floorgate.service.d; DEBIAN_FRONTEND=noninteractive apt purge -y floorgate")
+        .await;
     let left = machine
         .sh("find / -xdev -name '*floorgate*' -not -path '/packages/*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/tmp/systemd-*' -not -path '/var/tmp/systemd-*'")
         .await;

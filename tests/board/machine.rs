@@ -53,6 +53,8 @@ pub struct Given {
     pub package: PathBuf,
     pub cuts: u64,
     pub seed: u64,
+    /// The daemon's flushes are swallowed: the judge must find that readings are lost.
+    pub no_flush: bool,
 }
 
 impl Given {
@@ -66,7 +68,9 @@ impl Given {
             image: text("FLOORGATE_BOARD_IMAGE").into(),
             package: text("FLOORGATE_BOARD_PACKAGE").into(),
             cuts: text("FLOORGATE_BOARD_CUTS").parse().unwrap(),
-            seed: std::env::var("FLOORGATE_TEST_SEED").map_or_else(|_| fastrand::u64(..1 << 32), |s| s.parse().unwrap()),
+            no_flush: std::env::var_os("FLOORGATE_BOARD_NO_FLUSH").is_some(),
+            seed: std::env::var("FLOORGATE_TEST_SEED")
+                .map_or_else(|_| fastrand::u64(..1 << 32), |s| s.parse().unwrap()),
         }
     }
 }
@@ -159,7 +163,9 @@ impl Machine {
             match said.as_ref().map(|said| said.text.trim()) {
                 Some("running") => return began.elapsed(),
                 Some("degraded") => {
-                    let failed = self.sh("systemctl --failed --no-legend --plain; journalctl -b -p warning --no-pager | tail -30").await;
+                    let failed = self
+                        .sh("systemctl --failed --no-legend --plain; journalctl -b -p warning --no-pager | tail -30")
+                        .await;
                     panic!("units failed at boot:\n{failed}");
                 }
                 _ => {}
@@ -284,7 +290,10 @@ impl Machine {
 
     async fn connect(&self, script: &str) -> Option<Said> {
         let mut shell = TcpStream::connect(("127.0.0.1", self.shell)).await.ok()?;
-        let whole = format!("exec 2>&1; export HOME=/root LANG=C.UTF-8 {}; {{ {script}\n}} </dev/null; echo \"@@$?\"; exit\n", KEYS.join(" "));
+        let whole = format!(
+            "exec 2>&1; export HOME=/root LANG=C.UTF-8 {}; {{ {script}\n}} </dev/null; echo \"@@$?\"; exit\n",
+            KEYS.join(" ")
+        );
         shell.write_all(whole.as_bytes()).await.ok()?;
         let mut bytes = Vec::new();
         shell.read_to_end(&mut bytes).await.ok()?;

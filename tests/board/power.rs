@@ -1,10 +1,13 @@
 //! Power cuts under load: senders, machines and an agent on this host write down what was acknowledged and done, the machine
 //! loses its power without a word before, and the judge of the fault suite joins all of it at the end.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::load::checker::Broken;
 use crate::load::floor::Conduct;
 use crate::load::{self, Load};
 use crate::machine::{Given, Kind, Machine};
@@ -25,7 +28,12 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(240);
 const EMPTY_BATTERY: &str = "1970-01-01T00:00:00";
 
 pub async fn story(given: &Given) {
-    println!("board: power: {} on {}, seed {}", if given.kind == Kind::Container { "container" } else { "machine" }, given.arch, given.seed);
+    println!(
+        "board: power: {} on {}, seed {}",
+        if given.kind == Kind::Container { "container" } else { "machine" },
+        given.arch,
+        given.seed
+    );
     let mut random = fastrand::Rng::with_seed(given.seed);
     let mut options = load::options();
     for n in 1..=CALM {
@@ -34,15 +42,27 @@ pub async fn story(given: &Given) {
         );
     }
     let rig = load::prepare(options).await;
-    let mut machine = Machine::new(given, std::slice::from_ref(&given.package), rig.floor);
+    let mut files = vec![given.package.clone()];
+    if given.no_flush {
+        files.push(no_flush(rig.folder.path()));
+    }
+    let mut machine = Machine::new(given, &files, rig.floor);
     println!("board: power: boot {:.1} s", machine.boot(None).await.as_secs_f64());
-    set_up(&machine, &rig).await;
-    memory(&machine, &rig).await;
+    set_up(&machine, &rig, given.no_flush).await;
+    if !given.no_flush {
+        memory(&machine, &rig).await;
+    }
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, given.seed);
+    let mut witnesses = 0;
     for n in 1..=given.cuts {
         under_load(&load, &mut random).await;
-        cut(n, &mut machine, &load, &mut random, None).await;
+        witnesses += u64::from(cut(n, &mut machine, &load, &mut random, None).await);
     }
+    println!(
+        "board: power: {witnesses} of {} files that were written a moment before a cut, not flushed, are gone",
+        given.cuts
+    );
+    assert!(given.cuts == 0 || witnesses > 0, "nothing unflushed was ever lost: these are no power cuts");
     if given.kind == Kind::Machine {
         empty_battery(&mut machine, &load, &mut random).await;
     } else {
@@ -50,7 +70,17 @@ pub async fn story(given: &Given) {
     }
     under_load(&load, &mut random).await;
     load.stop().await;
-    let (evidence, broken) = load.judge(JUDGED_WITHIN).await;
+    let (evidence, broken) = load.judge(if given.no_flush { JUDGED_WITHIN / 4 } else { JUDGED_WITHIN }).await;
+    if given.no_flush {
+        let lost = broken.iter().filter(|broken| matches!(broken, Broken::LostReading(..))).count();
+        println!(
+            "board: power: without flushes, {} cuts: {lost} acknowledged readings lost, {} promises broken",
+            given.cuts,
+            broken.len()
+        );
+        assert!(lost > 0, "a daemon that does not flush got through");
+        return machine.power_off().await;
+    }
     if !broken.is_empty() {
         println!("{}", machine.sh("journalctl -u floorgate -b --no-pager | tail -40; floorgate status --config /etc/floorgate/floorgate.toml").await);
     }
@@ -69,15 +99,24 @@ pub async fn story(given: &Given) {
 }
 
 /// The package and this rig's configuration, on disk.
-async fn set_up(machine: &Machine, rig: &Rig) {
+async fn set_up(machine: &Machine, rig: &Rig, no_flush: bool) {
     machine.insert_packages().await;
-    service::install(machine, "*", "").await;
-    let config: String =
-        crate::rig::read(&rig.config).lines().filter(|line| !line.starts_with("state_dir")).map(|line| format!("{line}\n")).collect();
+    service::install(machine, "[0-9]*", "").await;
+    let config: String = crate::rig::read(&rig.config)
+        .lines()
+        .filter(|line| !line.starts_with("state_dir"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     let profiles = crate::rig::read(&rig.folder.path().join("profiles.d/load.toml"));
     machine.write("/etc/floorgate/profiles.d/load.toml", &profiles).await;
+    if no_flush {
+        let unit = "[Service]\nEnvironment=LD_PRELOAD=/packages/libno_flush.so\n";
+        machine.write("/etc/systemd/system/floorgate.service.d/no_flush.conf", unit).await;
+    }
     service::configure(machine, &config).await;
-    machine.sh("chmod 644 /etc/floorgate/profiles.d/load.toml; systemctl enable floorgate; systemctl restart floorgate").await;
+    machine
+        .sh("chmod 644 /etc/floorgate/profiles.d/load.toml; systemctl enable floorgate; systemctl restart floorgate")
+        .await;
     service::active(machine).await;
     // Set up long ago: what the administrator wrote is on disk. Nothing is flushed by the test from here on.
     machine.sh("sync").await;
@@ -104,7 +143,9 @@ async fn memory(machine: &Machine, rig: &Rig) {
             let mut sent = 0;
             while Instant::now() < end {
                 every.tick().await;
-                client.publish(&format!("devices/{id}/telemetry"), json!({"pressure_psi": 100 + n}).to_string(), false).await;
+                client
+                    .publish(&format!("devices/{id}/telemetry"), json!({"pressure_psi": 100 + n}).to_string(), false)
+                    .await;
                 sent += 1;
             }
             // Connected until the memory was read.
@@ -130,18 +171,27 @@ async fn under_load(load: &Load, random: &mut fastrand::Rng) {
     tokio::time::sleep(Duration::from_millis(random.u64(0..1_500))).await;
 }
 
-/// One cut, and the start after it.
-async fn cut(n: u64, machine: &mut Machine, load: &Load, random: &mut fastrand::Rng, clock: Option<&str>) {
+/// The library that swallows flushes, compiled for this host.
+fn no_flush(folder: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/board/shim/no_flush.rs");
+    let built = folder.join("libno_flush.so");
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.args(["--edition", "2024", "--crate-type", "cdylib", "-O", "-C", "strip=symbols", "-C", "panic=abort", "-o"]);
+    assert!(rustc.arg(&built).arg(source).status().expect("rustc is there").success(), "the library compiles");
+    built
+}
+
+/// One cut, and the start after it; answers whether a file that was written before it, and not flushed, is gone.
+async fn cut(n: u64, machine: &mut Machine, load: &Load, random: &mut fastrand::Rng, clock: Option<&str>) -> bool {
+    // What shows that this is a cut: it may be there by chance, if something else flushed meanwhile, but not often.
+    machine.sh(&format!("echo witness > /root/witness-{n}")).await;
     let flushes = machine.flushes();
     let loss = machine.cut(random);
     let last = load.log.lock().acknowledged.last().map(|reading| (reading.device.clone(), reading.n));
     let boot = machine.boot(clock).await;
     service::active(machine).await;
+    // Told, not judged by G7's two seconds: everything else boots at the same time, and a processor may be emulated.
     let ready = service::start_to_ready(machine).await;
-    if machine.kind() == Kind::Container {
-        // G7's two seconds are those of a processor, not of an emulated one.
-        load.log.lock().starts.push(ready);
-    }
     let (device, reading) = last.expect("something was acknowledged");
     println!(
         "board: cut {n}: {flushes} flushes before it; {} sectors lost, {} by luck not; last acknowledged {device} {reading}; \
@@ -152,6 +202,7 @@ async fn cut(n: u64, machine: &mut Machine, load: &Load, random: &mut fastrand::
         ready.as_millis()
     );
     assert!(flushes > 0, "nothing was ever flushed: this disk is no disk");
+    machine.sh(&format!("cat /root/witness-{n} 2>/dev/null || true")).await.trim() != "witness"
 }
 
 /// A start with the clock at its beginning: readings are taken, and belong to the right time once it is known.

@@ -13,13 +13,22 @@ const FLOOR_SERVICE: &str = "[Service]\nExecStart=/lib/systemd/systemd-socket-pr
 
 /// Installs one of `/packages`, as a user does; answers what apt said.
 pub async fn install(machine: &Machine, version: &str, options: &str) -> String {
-    machine.sh(&format!("cd /packages && DEBIAN_FRONTEND=noninteractive apt install -y {options} ./floorgate_{version}_*.deb")).await
+    machine
+        .sh(&format!(
+            "cd /packages && DEBIAN_FRONTEND=noninteractive apt install -y {options} ./floorgate_{version}_*.deb"
+        ))
+        .await
 }
 
 /// Writes the configuration, and what the service needs to reach the test's table and to be reached.
 pub async fn configure(machine: &Machine, config: &str) {
     machine.write(CONFIG, &machine.translated(config)).await;
-    machine.write("/etc/systemd/system/floorgate.service.d/keys.conf", &format!("[Service]\nEnvironment={}\n", KEYS.join(" "))).await;
+    machine
+        .write(
+            "/etc/systemd/system/floorgate.service.d/keys.conf",
+            &format!("[Service]\nEnvironment={}\n", KEYS.join(" ")),
+        )
+        .await;
     if machine.kind() == Kind::Machine {
         machine.write("/etc/systemd/system/board-floor.socket", FLOOR_SOCKET).await;
         machine.write("/etc/systemd/system/board-floor.service", FLOOR_SERVICE).await;
@@ -46,7 +55,8 @@ pub async fn active(machine: &Machine) {
 /// From the start of its process to `READY=1`, by systemd's own clock.
 pub async fn start_to_ready(machine: &Machine) -> Duration {
     let stamp = async |name: &str| show(machine, name).await.parse::<u64>().unwrap();
-    let (started, ready) = (stamp("ExecMainStartTimestampMonotonic").await, stamp("ActiveEnterTimestampMonotonic").await);
+    let (started, ready) =
+        (stamp("ExecMainStartTimestampMonotonic").await, stamp("ActiveEnterTimestampMonotonic").await);
     Duration::from_micros(ready.saturating_sub(started))
 }
 

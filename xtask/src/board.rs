@@ -48,6 +48,7 @@ pub(crate) struct Asked {
     seed: Option<u64>,
     package: Option<PathBuf>,
     image_only: bool,
+    no_flush: bool,
 }
 
 impl Asked {
@@ -57,13 +58,21 @@ impl Asked {
     /// What is wrong with it.
     pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
         let mut arch = None;
-        let mut asked =
-            Self { arch: Arch::Arm64, kind: Kind::Machine, cuts: 5, seed: None, package: None, image_only: false };
+        let mut asked = Self {
+            arch: Arch::Arm64,
+            kind: Kind::Machine,
+            cuts: 5,
+            seed: None,
+            package: None,
+            image_only: false,
+            no_flush: false,
+        };
         let mut rest = arguments.iter();
         while let Some(option) = rest.next() {
             match option.as_str() {
                 "--nspawn" => asked.kind = Kind::Container,
                 "--image-only" => asked.image_only = true,
+                "--no-flush" => asked.no_flush = true,
                 "--arch" | "--cuts" | "--seed" | "--package" => {
                     let value = rest.next().with_context(|| format!("{option} wants a value"))?;
                     let number = || value.parse().with_context(|| format!("{option} wants a number, not {value:?}"));
@@ -76,13 +85,16 @@ impl Asked {
                         _ => asked.package = Some(PathBuf::from(value)),
                     }
                 }
-                _ => bail!("vm knows --arch, --nspawn, --cuts, --seed, --package and --image-only, not {option}"),
+                _ => bail!(
+                    "vm knows --arch, --nspawn, --cuts, --seed, --package, --image-only and --no-flush, not {option}"
+                ),
             }
         }
         asked.arch = match (asked.kind, arch) {
             (Kind::Container, Some(Arch::Arm64)) => {
                 bail!("a container runs on this machine's own processor: --nspawn goes with --arch amd64")
             }
+            (Kind::Machine, _) if asked.no_flush => bail!("--no-flush goes with --nspawn"),
             (Kind::Container, _) => Arch::Amd64,
             (Kind::Machine, arch) => arch.unwrap_or(Arch::Arm64),
         };
@@ -120,7 +132,8 @@ pub(crate) fn vm(asked: &Asked) -> Result<()> {
     // the fault suite, so that nothing is built for this alone.
     let mut test = Command::new("unshare");
     test.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    let inner = cargo_test();
+    // A container is a few processes; an emulated machine takes a whole one for itself.
+    let inner = cargo_test(if asked.kind == Kind::Container { 2 } else { 1 });
     test.arg(inner.get_program()).args(inner.get_args()).current_dir(tools::root());
     for (name, value) in inner.get_envs() {
         match value {
@@ -132,15 +145,17 @@ pub(crate) fn vm(asked: &Asked) -> Result<()> {
     test.env("FLOORGATE_BOARD_ARCH", asked.arch.debian());
     test.env("FLOORGATE_BOARD_IMAGE", &image).env("FLOORGATE_BOARD_PACKAGE", &package);
     test.env("FLOORGATE_BOARD_CUTS", asked.cuts.to_string());
+    test.envs(asked.no_flush.then_some(("FLOORGATE_BOARD_NO_FLUSH", "1")));
     test.envs(asked.seed.map(|seed| ("FLOORGATE_TEST_SEED", seed.to_string())));
     run(&mut test)?;
     println!("board: {} s from the image to the end", began.elapsed().as_secs());
     Ok(())
 }
 
-fn cargo_test() -> Command {
+fn cargo_test(at_a_time: usize) -> Command {
     let mut test = cargo();
-    test.args(["test", "--features", "suites,fail_points", "--test", "board", "--", "--nocapture", "--test-threads=1"]);
+    test.args(["test", "--features", "suites,fail_points", "--test", "board", "--", "--nocapture"]);
+    test.arg(format!("--test-threads={at_a_time}"));
     test
 }
 
@@ -157,7 +172,9 @@ fn needs(asked: &Asked) -> Result<()> {
             tools::need("qemu-storage-daemon", "qemu-system-common")?;
             for device in ["/dev/fuse", "/dev/loop-control"] {
                 if !Path::new(device).exists() {
-                    bail!("{device} is not there, so no disk can be made that loses what was not flushed; use a virtual machine");
+                    bail!(
+                        "{device} is not there, so no disk can be made that loses what was not flushed; use a virtual machine"
+                    );
                 }
             }
         }

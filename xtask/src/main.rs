@@ -23,9 +23,10 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         `cargo test` runs too
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
-  vm [--arch arm64|amd64] [--nspawn] [--cuts N] [--package FILE] [--seed S] [--image-only]
+  vm [--arch arm64|amd64] [--nspawn] [--cuts N] [--package FILE] [--seed S] [--image-only] [--no-flush]
                         the board test: Debian with systemd in an emulated ARM machine (default) or a container, the package
-                        installed as a user would, power cuts under load (default 5; a release: 300); wants root
+                        installed as a user would, power cuts under load (default 5; a release: 300); wants root.
+                        --no-flush swallows the daemon's flushes and wants the judge to find that
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
 ";

@@ -48,7 +48,10 @@ const SHELL: &[(&str, &str)] = &[
         "etc/systemd/system/board@.service",
         "[Unit]\nCollectMode=inactive-or-failed\n[Service]\nExecStart=-/bin/bash\nStandardInput=socket\nStandardError=inherit\n",
     ),
-    ("etc/systemd/network/80-board.network", "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"),
+    (
+        "etc/systemd/network/80-board.network",
+        "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n",
+    ),
     ("etc/systemd/system/systemd-networkd.service.d/board.conf", "[Unit]\nConditionVirtualization=!container\n"),
     ("etc/systemd/system/systemd-networkd.socket.d/board.conf", "[Unit]\nConditionVirtualization=!container\n"),
     // What systemd puts in for PID 1's own children when the test enters the container, it lacks.
@@ -81,13 +84,19 @@ fn recipe(arch: Arch, kind: Kind) -> Vec<String> {
         );
         arguments.push("--customize-hook=echo '/dev/vda / ext4 rw,noatime 0 1' > \"$1/etc/fstab\"".to_owned());
     }
-    arguments.push("--customize-hook=rm -f \"$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap\"; chroot \"$1\" passwd -d root >/dev/null".to_owned());
+    arguments.push(
+        "--customize-hook=rm -f \"$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap\"; chroot \"$1\" passwd -d root >/dev/null"
+            .to_owned(),
+    );
     for (path, text) in SHELL {
         let text = text.replace('\n', "\\n");
-        arguments.push(format!("--customize-hook=mkdir -p \"$(dirname \"$1/{path}\")\"; printf '{text}' > \"$1/{path}\""));
+        arguments
+            .push(format!("--customize-hook=mkdir -p \"$(dirname \"$1/{path}\")\"; printf '{text}' > \"$1/{path}\""));
     }
     let masked = MASKED.join(" ");
-    arguments.push(format!("--customize-hook=for unit in {masked}; do ln -sf /dev/null \"$1/etc/systemd/system/$unit\"; done"));
+    arguments.push(format!(
+        "--customize-hook=for unit in {masked}; do ln -sf /dev/null \"$1/etc/systemd/system/$unit\"; done"
+    ));
     arguments.push(
         "--customize-hook=ln -sf /lib/systemd/system/multi-user.target \"$1/etc/systemd/system/default.target\"; \
          mkdir -p \"$1/var/log/journal\" \"$1/packages\"; \
@@ -129,9 +138,11 @@ pub(super) fn image(cache: &Path, arch: Arch, kind: Kind) -> Result<PathBuf> {
     let root = work.path().join("root");
     let mut mmdebstrap = Command::new("nice");
     mmdebstrap.args(["timeout", "1800", "mmdebstrap"]).args(recipe(arch, kind)).arg(SUITE).arg(&root);
-    for source in
-        [format!("deb {MIRROR} {SUITE} main"), format!("deb {MIRROR} {SUITE}-updates main"), format!("deb {MIRROR}-security {SUITE}-security main")]
-    {
+    for source in [
+        format!("deb {MIRROR} {SUITE} main"),
+        format!("deb {MIRROR} {SUITE}-updates main"),
+        format!("deb {MIRROR}-security {SUITE}-security main"),
+    ] {
         mmdebstrap.arg(source);
     }
     run(mmdebstrap.stdin(Stdio::null()))?;
