@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::package;
 use crate::tools::{self, cargo, run};
 
 /// What the machine's processor is.
@@ -125,7 +126,7 @@ pub(crate) fn vm(asked: &Asked) -> Result<()> {
     }
     let package = match &asked.package {
         Some(package) => package.canonicalize().with_context(|| format!("no package at {}", package.display()))?,
-        None => bail!("say which package with --package FILE"),
+        None => built(asked.arch)?,
     };
     let began = Instant::now();
     // With a process tree and mounts of its own: when the test ends, so does everything in it. The features are those of
@@ -150,6 +151,21 @@ pub(crate) fn vm(asked: &Asked) -> Result<()> {
     run(&mut test)?;
     println!("board: {} s from the image to the end", began.elapsed().as_secs());
     Ok(())
+}
+
+/// The package of these sources.
+fn built(arch: Arch) -> Result<PathBuf> {
+    package::deb(arch.debian())?;
+    let folder = tools::target().join("debian");
+    let mut packages = Vec::new();
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(&format!("_{}.deb", arch.debian())) {
+            packages.push((path.metadata()?.modified()?, path));
+        }
+    }
+    let newest = packages.into_iter().max().with_context(|| format!("no package in {}", folder.display()))?;
+    newest.1.canonicalize().context("the package is gone")
 }
 
 fn cargo_test(at_a_time: usize) -> Command {

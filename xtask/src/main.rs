@@ -2,8 +2,11 @@
 
 mod board;
 mod chores;
+mod cross;
 mod disk;
 mod faults;
+mod package;
+mod platform;
 mod servers;
 mod suites;
 mod tools;
@@ -27,6 +30,8 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         the board test: Debian with systemd in an emulated ARM machine (default) or a container, the package
                         installed as a user would, power cuts under load (default 5; a release: 300); wants root.
                         --no-flush swallows the daemon's flushes and wants the judge to find that
+  cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
+  deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
 ";
@@ -42,6 +47,10 @@ fn main() -> ExitCode {
         [o, n] if o == option => n.parse().map_err(|_| anyhow::anyhow!("{option} wants a number, not {n:?}")),
         _ => Err(anyhow::anyhow!("{name} takes {option} N alone")),
     };
+    let one = |what: &str| match rest {
+        [only] => Ok(only.as_str()),
+        _ => Err(anyhow::anyhow!("{name} takes one {what}")),
+    };
     let result = match name.as_str() {
         "brokers" => suites::brokers(),
         "seed" => suites::seed(),
@@ -52,6 +61,8 @@ fn main() -> ExitCode {
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
         "measure" => suites::measure(),
         "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),
+        "cross" => one("TARGET").and_then(cross::cross),
+        "deb" => one("ARCHITECTURE").and_then(package::deb),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
         _ => {
