@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::load::checker::Broken;
+use crate::load::evidence::Evidence;
 use crate::load::floor::Conduct;
 use crate::load::{self, Load};
 use crate::machine::{Given, Kind, Machine};
@@ -82,6 +83,7 @@ pub async fn story(given: &Given) {
         return machine.power_off().await;
     }
     if !broken.is_empty() {
+        explain(&machine, &rig, &evidence, &broken).await;
         println!("{}", machine.sh("journalctl -u floorgate -b --no-pager | tail -40; floorgate status --config /etc/floorgate/floorgate.toml").await);
     }
     assert!(broken.is_empty(), "seed {}: {broken:#?}", given.seed);
@@ -96,6 +98,25 @@ pub async fn story(given: &Given) {
     );
     assert!(evidence.acknowledged.len() > LOAD_MIN && succeeded > 0, "the load was real");
     machine.power_off().await;
+}
+
+/// What everyone says of the commands whose promise is broken.
+async fn explain(machine: &Machine, rig: &Rig, evidence: &Evidence, broken: &[Broken]) {
+    let said = broken.iter().map(|broken| format!("{broken:?}")).collect::<String>();
+    for asked in evidence.asked.iter().filter(|asked| said.contains(&format!("{:?}", asked.id))).take(5) {
+        let id = &asked.id;
+        let device = id.rsplit_once('-').map_or(id.as_str(), |(device, _)| device);
+        let in_table = rig.items.commands(device).await.into_iter().find(|item| item["command_id"] == id.as_str());
+        println!("{asked:?}\n  in the table: {in_table:?}");
+        println!("  heard: {:?}", evidence.results.iter().filter(|result| result.id == *id).collect::<Vec<_>>());
+        println!(
+            "  executed: {:?}",
+            evidence.executed.iter().filter(|executed| executed.id == *id).collect::<Vec<_>>()
+        );
+        let journal = format!("journalctl -u floorgate COMMAND_ID={id} -o short-precise --no-pager | tail -20");
+        let known = format!("floorgate commands --json --config {} | grep -A20 -B8 '{id}'", service::CONFIG);
+        println!("  the gateway says: {:?}", machine.try_sh(&format!("{journal}; {known}")).await);
+    }
 }
 
 /// The package and this rig's configuration, on disk.
