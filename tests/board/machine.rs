@@ -335,13 +335,18 @@ impl Machine {
         self.sh(&format!("mkdir -p \"$(dirname {path})\"\ncat > {path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE")).await;
     }
 
-    /// Cuts the power: no process gets another instruction, no page another write. Nothing is told before.
-    pub fn cut(&mut self, random: &mut fastrand::Rng) -> Loss {
+    /// Cuts the power: no process gets another instruction, then the disk goes. Nothing is told before.
+    pub async fn cut(&mut self, random: &mut fastrand::Rng) -> Loss {
+        // The other way round a daemon would live for a moment beside a disk that fails, which is another fault.
         if let Some(leader) = self.leader.take() {
-            // The kernel ends every process of a container with its PID 1.
+            // The kernel ends every process of a container with its PID 1, which is the last to be gone.
             kill(leader);
+            while alive(leader) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         } else if let Some(qemu) = self.children.first_mut() {
             let _ = qemu.kill();
+            let _ = qemu.wait();
         }
         let loss = self.disk.take().expect("it runs").cut(random);
         self.end();
@@ -388,6 +393,12 @@ impl Machine {
 
 fn kill(pid: u32) {
     let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status();
+}
+
+/// Whether a process is there and has not ended.
+fn alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 fn run(command: &mut Command) {

@@ -207,7 +207,7 @@ async fn cut(n: u64, machine: &mut Machine, load: &Load, random: &mut fastrand::
     // What shows that this is a cut: it may be there by chance, if something else flushed meanwhile, but not often.
     machine.sh(&format!("echo witness > /root/witness-{n}")).await;
     let flushes = machine.flushes();
-    let loss = machine.cut(random);
+    let loss = machine.cut(random).await;
     let last = load.log.lock().acknowledged.last().map(|reading| (reading.device.clone(), reading.n));
     let boot = machine.boot(clock).await;
     service::active(machine).await;
