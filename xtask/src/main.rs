@@ -4,6 +4,7 @@ mod board;
 mod chores;
 mod cross;
 mod disk;
+mod emulated;
 mod faults;
 mod package;
 mod platform;
@@ -32,6 +33,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         --no-flush swallows the daemon's flushes and wants the judge to find that
   cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
   deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
+  emulated [TARGET…]    the unit tests and the demo's scenarios as ARM programs under qemu
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
 ";
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),
         "cross" => one("TARGET").and_then(cross::cross),
         "deb" => one("ARCHITECTURE").and_then(package::deb),
+        "emulated" => emulated::emulated(rest),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
         _ => {

@@ -53,7 +53,17 @@ fn derive(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let example = std::fs::read_to_string(tools::root().join("deploy/floorgate.example.toml"))?;
     let shipped = as_shipped(&example)?;
-    std::fs::write(folder.join("floorgate.toml"), shipped).context("cannot write floorgate.toml")
+    std::fs::write(folder.join("floorgate.toml"), shipped).context("cannot write floorgate.toml")?;
+    // Made by a program of this machine's, whatever the package is for.
+    run(cargo().args(["run", "--quiet", "--locked", "--example", "manual", "--"]).arg(folder))?;
+    for page in std::fs::read_dir(folder.join("man"))? {
+        let page = page?.path();
+        // Without name and time, so that the same page gives the same bytes.
+        if page.extension().is_some_and(|ending| ending != "gz") {
+            run(Command::new("gzip").args(["--best", "--no-name", "--force"]).arg(page))?;
+        }
+    }
+    Ok(())
 }
 
 /// The example with a preface and without the values that only the operator can know.
@@ -138,6 +148,12 @@ fn check(platform: &Platform, package: &Path) -> Result<()> {
         "etc/floorgate/devices.d",
         "etc/floorgate/profiles.d",
         "usr/share/doc/floorgate/copyright",
+        "usr/share/man/man8/floorgate.8.gz",
+        "usr/share/man/man8/floorgate-send.8.gz",
+        "usr/share/man/man5/floorgate.toml.5.gz",
+        "usr/share/bash-completion/completions/floorgate",
+        "usr/share/zsh/vendor-completions/_floorgate",
+        "usr/share/fish/vendor_completions.d/floorgate.fish",
     ] {
         ensure!(inside(path).exists(), "{path} is not in it");
     }
