@@ -44,6 +44,15 @@ pub enum Kind {
     Machine,
 }
 
+impl Kind {
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Container => "a container",
+            Self::Machine => "an emulated machine",
+        }
+    }
+}
+
 /// What `cargo xtask vm` says.
 #[derive(Debug, Clone)]
 pub struct Given {

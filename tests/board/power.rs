@@ -13,7 +13,7 @@ use crate::load::floor::Conduct;
 use crate::load::{self, Load};
 use crate::machine::{Given, Kind, Machine};
 use crate::rig::client::Client;
-use crate::rig::{Rig, until};
+use crate::rig::{Options, Rig, until};
 use crate::service;
 
 /// The memory figure's devices, and how often each reports: 20 messages a second in all.
@@ -29,20 +29,9 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(240);
 const EMPTY_BATTERY: &str = "1970-01-01T00:00:00";
 
 pub async fn story(given: &Given) {
-    println!(
-        "board: power: {} on {}, seed {}",
-        if given.kind == Kind::Container { "container" } else { "machine" },
-        given.arch,
-        given.seed
-    );
+    println!("board: power: {} on {}, seed {}", given.kind.in_words(), given.arch, given.seed);
     let mut random = fastrand::Rng::with_seed(given.seed);
-    let mut options = load::options();
-    for n in 1..=CALM {
-        options.extra += &format!(
-            "[[device]]\nid = \"CALM-{n:03}\"\ntype = \"pressure_sensor\"\nlocation = \"factory-floor-1\"\ndriver = \"mqtt\"\nsample_rate_seconds = 5\n"
-        );
-    }
-    let rig = load::prepare(options).await;
+    let rig = load::prepare(options()).await;
     let mut files = vec![given.package.clone()];
     if given.no_flush {
         files.push(no_flush(rig.folder.path()));
@@ -54,16 +43,14 @@ pub async fn story(given: &Given) {
         memory(&machine, &rig).await;
     }
     let mut load = Load::start(&rig, rig.cloud, load::results(&rig), Conduct::Obey, given.seed);
-    let mut witnesses = 0;
+    let mut gone = 0;
     for n in 1..=given.cuts {
         under_load(&load, &mut random).await;
-        witnesses += u64::from(cut(n, &mut machine, &load, &mut random, None).await);
+        gone += u64::from(cut(n, &mut machine, &load, &mut random, None).await);
     }
-    println!(
-        "board: power: {witnesses} of {} files that were written a moment before a cut, not flushed, are gone",
-        given.cuts
-    );
-    assert!(given.cuts == 0 || witnesses > 0, "nothing unflushed was ever lost: these are no power cuts");
+    let cuts = given.cuts;
+    println!("board: power: {gone} of {cuts} files that were written a moment before a cut, not flushed, are gone");
+    assert!(cuts == 0 || gone > 0, "nothing unflushed was ever lost: these are no power cuts");
     if given.kind == Kind::Machine {
         empty_battery(&mut machine, &load, &mut random).await;
     } else {
@@ -71,20 +58,33 @@ pub async fn story(given: &Given) {
     }
     under_load(&load, &mut random).await;
     load.stop().await;
-    let (evidence, broken) = load.judge(if given.no_flush { JUDGED_WITHIN / 4 } else { JUDGED_WITHIN }).await;
     if given.no_flush {
-        let lost = broken.iter().filter(|broken| matches!(broken, Broken::LostReading(..))).count();
-        println!(
-            "board: power: without flushes, {} cuts: {lost} acknowledged readings lost, {} promises broken",
-            given.cuts,
-            broken.len()
-        );
-        assert!(lost > 0, "a daemon that does not flush got through");
-        return machine.power_off().await;
+        convicted(given, &mut load).await;
+    } else {
+        judged(given, &machine, &rig, &mut load).await;
     }
+    machine.power_off().await;
+}
+
+/// The load's devices and those of the memory figure.
+fn options() -> Options {
+    let mut options = load::options();
+    for n in 1..=CALM {
+        options.extra += &format!(
+            "[[device]]\nid = \"CALM-{n:03}\"\ntype = \"pressure_sensor\"\nlocation = \"factory-floor-1\"\n\
+             driver = \"mqtt\"\nsample_rate_seconds = 5\n"
+        );
+    }
+    options
+}
+
+/// No promise is broken.
+async fn judged(given: &Given, machine: &Machine, rig: &Rig, load: &mut Load) {
+    let (evidence, broken) = load.judge(JUDGED_WITHIN).await;
     if !broken.is_empty() {
-        explain(&machine, &rig, &evidence, &broken).await;
-        println!("{}", machine.sh("journalctl -u floorgate -b --no-pager | tail -40; floorgate status --config /etc/floorgate/floorgate.toml").await);
+        explain(machine, rig, &evidence, &broken).await;
+        let status = format!("floorgate status --config {}", service::CONFIG);
+        println!("{:?}", machine.try_sh(&format!("journalctl -u floorgate -b --no-pager | tail -40; {status}")).await);
     }
     assert!(broken.is_empty(), "seed {}: {broken:#?}", given.seed);
     assert!(evidence.gaps.is_empty(), "seed {}: nothing was to be given up: {:?}", given.seed, evidence.gaps);
@@ -97,7 +97,14 @@ pub async fn story(given: &Given) {
         evidence.executed.len()
     );
     assert!(evidence.acknowledged.len() > LOAD_MIN && succeeded > 0, "the load was real");
-    machine.power_off().await;
+}
+
+/// The judge finds what a daemon without flushes lost.
+async fn convicted(given: &Given, load: &mut Load) {
+    let (_, broken) = load.judge(JUDGED_WITHIN / 4).await;
+    let lost = broken.iter().filter(|broken| matches!(broken, Broken::LostReading(..))).count();
+    println!("board: power: without flushes, {} cuts: {lost} acknowledged readings lost", given.cuts);
+    assert!(lost > 0, "a daemon that does not flush got through");
 }
 
 /// What everyone says of the commands whose promise is broken.
@@ -180,8 +187,12 @@ async fn memory(machine: &Machine, rig: &Rig) {
         sent += messages;
     }
     let per_second = f64::from(sent) / CALM_FOR.as_secs_f64();
-    let mib = service::pss_kib(machine).await as f64 / 1024.0;
-    println!("board: memory (PSS) {mib:.1} MiB with {CALM} devices at {per_second:.0} messages a second");
+    let kib = service::pss_kib(machine).await;
+    println!(
+        "board: memory (PSS) {}.{} MiB with {CALM} devices at {per_second:.0} messages a second",
+        kib / 1024,
+        kib % 1024 * 10 / 1024
+    );
 }
 
 /// Waits until enough was acknowledged since now, and then a random moment.
