@@ -15,7 +15,8 @@ use floorgate_demo::stage::Stage;
 use floorgate_demo::table::Table;
 use floorgate_demo::view::View;
 
-use crate::machine::{Given, Machine, later_version};
+use crate::given::Given;
+use crate::machine::Machine;
 use crate::rig::client::Client;
 use crate::rig::free_port;
 use crate::service;
@@ -33,7 +34,7 @@ const FIELDS: &[&str] = &["DEVICE_ID", "COMMAND_ID", "REASON"];
 
 pub async fn story(given: &Given) {
     let folder = tempfile::tempdir().unwrap();
-    let (later, old, new) = later_version(&given.package, folder.path());
+    let (later, old, new) = service::later_version(&given.package, folder.path());
     let floor = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut machine = Machine::new(given, &[given.package.clone(), later], floor);
     println!("board: life: boot {:.1} s", machine.boot(None).await.as_secs_f64());

@@ -10,16 +10,17 @@
 //! Both run in a process tree and mount namespace that end with the test (`cargo xtask vm`), and are ended by pid when a value
 //! is dropped.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::given::{Given, Kind};
+use crate::processes::{alive, child_of, kill, run};
 use crate::rig::free_port;
 use crate::volatile::{Loss, Volatile};
 
@@ -37,52 +38,6 @@ const FORWARDED_IN_GUEST: u16 = 1884;
 const SHELL_IN_GUEST: u16 = 2222;
 /// The demo's table takes any key; a user of AWS has them from a role.
 pub const KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Container,
-    Machine,
-}
-
-impl Kind {
-    pub fn in_words(self) -> &'static str {
-        match self {
-            Self::Container => "a container",
-            Self::Machine => "an emulated machine",
-        }
-    }
-}
-
-/// What `cargo xtask vm` says.
-#[derive(Debug, Clone)]
-pub struct Given {
-    pub kind: Kind,
-    pub arch: String,
-    pub image: PathBuf,
-    pub package: PathBuf,
-    pub cuts: u64,
-    pub seed: u64,
-    /// The daemon's flushes are swallowed: the judge must find that readings are lost.
-    pub no_flush: bool,
-}
-
-impl Given {
-    pub fn from_environment() -> Self {
-        let text = |name: &str| {
-            std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run this with `cargo xtask vm`"))
-        };
-        Self {
-            kind: if text("FLOORGATE_BOARD_KIND") == "container" { Kind::Container } else { Kind::Machine },
-            arch: text("FLOORGATE_BOARD_ARCH"),
-            image: text("FLOORGATE_BOARD_IMAGE").into(),
-            package: text("FLOORGATE_BOARD_PACKAGE").into(),
-            cuts: text("FLOORGATE_BOARD_CUTS").parse().unwrap(),
-            no_flush: std::env::var_os("FLOORGATE_BOARD_NO_FLUSH").is_some(),
-            seed: std::env::var("FLOORGATE_TEST_SEED")
-                .map_or_else(|_| fastrand::u64(..1 << 32), |s| s.parse().unwrap()),
-        }
-    }
-}
 
 /// What a script said, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -398,52 +353,4 @@ impl Machine {
         }
         self.disk = None;
     }
-}
-
-fn kill(pid: u32) {
-    let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status();
-}
-
-/// Whether a process is there and has not ended.
-fn alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-fn run(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The process of this name whose parent this is.
-fn child_of(parent: u32, name: &str) -> Option<u32> {
-    let wanted = format!("({name}) ");
-    std::fs::read_dir("/proc").unwrap().find_map(|entry| {
-        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-        let (_, rest) = stat.split_once(&wanted)?;
-        let mut words = rest.split(' ');
-        (words.nth(1)?.parse() == Ok(parent)).then_some(pid)
-    })
-}
-
-/// The package again, as a later version: what an upgrade gets.
-pub fn later_version(package: &Path, folder: &Path) -> (PathBuf, String, String) {
-    let field = |name: &str| {
-        let output = Command::new("dpkg-deb").arg("-f").arg(package).arg(name).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    };
-    let (old, tree) = (field("Version"), folder.join("tree"));
-    let new = format!("{old}+board1");
-    run(Command::new("dpkg-deb").arg("-R").arg(package).arg(&tree));
-    let control = tree.join("DEBIAN/control");
-    let mut text = String::new();
-    for line in crate::rig::read(&control).lines() {
-        let line = if line.starts_with("Version:") { format!("Version: {new}") } else { line.to_owned() };
-        let _ = writeln!(text, "{line}");
-    }
-    std::fs::write(&control, text).unwrap();
-    let built = folder.join(format!("floorgate_{new}_{}.deb", field("Architecture")));
-    run(Command::new("dpkg-deb").args(["--root-owner-group", "-Zgzip", "-b"]).arg(&tree).arg(&built));
-    (built, old, new)
 }

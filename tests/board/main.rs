@@ -14,17 +14,19 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod given;
 mod life;
 #[path = "../load/mod.rs"]
 mod load;
 mod machine;
 mod power;
+mod processes;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod service;
 mod volatile;
 
-use machine::Given;
+use given::Given;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_package_is_installed_configured_used_upgraded_rolled_back_and_purged() {

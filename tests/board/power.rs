@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::given::{Given, Kind};
 use crate::load::checker::Broken;
 use crate::load::evidence::Evidence;
 use crate::load::floor::Conduct;
 use crate::load::{self, Load};
-use crate::machine::{Given, Kind, Machine};
+use crate::machine::Machine;
 use crate::rig::client::Client;
 use crate::rig::{Options, Rig, until};
 use crate::service;

@@ -1,8 +1,13 @@
 //! The package and its service in a machine: what an administrator types, and what systemd answers.
 
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use crate::machine::{KEYS, Kind, Machine};
+use crate::given::Kind;
+use crate::machine::{KEYS, Machine};
+use crate::processes::run;
 
 pub const CONFIG: &str = "/etc/floorgate/floorgate.toml";
 /// An emulated machine is slow to start anything.
@@ -64,4 +69,25 @@ pub async fn start_to_ready(machine: &Machine) -> Duration {
 pub async fn pss_kib(machine: &Machine) -> u64 {
     let pid = show(machine, "MainPID").await;
     machine.sh(&format!("awk '/^Pss:/ {{print $2}}' /proc/{pid}/smaps_rollup")).await.trim().parse().unwrap()
+}
+
+/// The package again, as a later version: what an upgrade gets.
+pub fn later_version(package: &Path, folder: &Path) -> (PathBuf, String, String) {
+    let field = |name: &str| {
+        let output = Command::new("dpkg-deb").arg("-f").arg(package).arg(name).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let (old, tree) = (field("Version"), folder.join("tree"));
+    let new = format!("{old}+board1");
+    run(Command::new("dpkg-deb").arg("-R").arg(package).arg(&tree));
+    let control = tree.join("DEBIAN/control");
+    let mut text = String::new();
+    for line in crate::rig::read(&control).lines() {
+        let line = if line.starts_with("Version:") { format!("Version: {new}") } else { line.to_owned() };
+        let _ = writeln!(text, "{line}");
+    }
+    std::fs::write(&control, text).unwrap();
+    let built = folder.join(format!("floorgate_{new}_{}.deb", field("Architecture")));
+    run(Command::new("dpkg-deb").args(["--root-owner-group", "-Zgzip", "-b"]).arg(&tree).arg(&built));
+    (built, old, new)
 }
