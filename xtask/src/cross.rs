@@ -44,9 +44,14 @@ pub(crate) fn cross(name: &str) -> Result<()> {
 /// # Errors
 /// If something is missing and cannot be installed, it does not build, or needs a newer C library.
 pub(crate) fn release(platform: &Platform) -> Result<PathBuf> {
-    let mut build = cargo(platform, &tools::target(), "zigbuild")?;
+    release_of(platform, &tools::root(), &tools::target())
+}
+
+/// The same of sources that lie elsewhere.
+fn release_of(platform: &Platform, sources: &Path, target: &Path) -> Result<PathBuf> {
+    let mut build = cargo(platform, sources, target, "zigbuild")?;
     run(build.args(["--release", "--locked", "--package", "floorgate", "--bin", "floorgate"]))?;
-    let program = tools::target().join(platform.target).join("release/floorgate");
+    let program = target.join(platform.target).join("release/floorgate");
     let newest = needed_glibc(&program)?;
     let size = std::fs::metadata(&program).with_context(|| format!("cannot read {}", program.display()))?.len();
     println!("{}: {size} bytes, needs glibc {}.{}", platform.target, newest.0, newest.1);
@@ -56,15 +61,44 @@ pub(crate) fn release(platform: &Platform) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Builds the release twice, the second time from a copy of the sources in another folder, into another one, and compares.
+///
+/// # Errors
+/// If it cannot be built, or the bytes differ.
+pub(crate) fn reproducible(name: &str) -> Result<()> {
+    let platform = Platform::named(name)?;
+    let first = release(platform)?;
+    let elsewhere = tempfile::tempdir()?;
+    let sources = elsewhere.path().join("a copy");
+    let listed = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(tools::root())
+        .output()
+        .context("cannot start git")?;
+    for name in String::from_utf8(listed.stdout)?.split_terminator('\0') {
+        let to = sources.join(name);
+        std::fs::create_dir_all(to.parent().context("a file without a folder")?)?;
+        std::fs::copy(tools::root().join(name), &to).with_context(|| format!("cannot copy {name}"))?;
+    }
+    let second = release_of(platform, &sources, &elsewhere.path().join("built"))?;
+    if std::fs::read(&first)? != std::fs::read(&second)? {
+        let kept = tools::target().join("not-reproduced");
+        std::fs::copy(&second, &kept)?;
+        bail!("{} and {} differ", first.display(), kept.display());
+    }
+    println!("{}: the same bytes twice", platform.target);
+    Ok(())
+}
+
 /// `cargo-zigbuild TASK` for a platform, with whichever toolchain has what it takes.
 ///
 /// # Errors
 /// If something is missing and cannot be installed.
-pub(crate) fn cargo(platform: &Platform, target: &Path, task: &str) -> Result<Command> {
+pub(crate) fn cargo(platform: &Platform, sources: &Path, target: &Path, task: &str) -> Result<Command> {
     let python = tools::python("zig", &ZIG)?;
     let bin = python.parent().context("a Python without a folder")?.to_owned();
     let mut command = Command::new(bin.join("cargo-zigbuild"));
-    command.arg(task).current_dir(tools::root());
+    command.arg(task).current_dir(sources);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         // What cargo says of this very program, and its folder of libraries, are nothing to the other compiler.
@@ -85,7 +119,7 @@ pub(crate) fn cargo(platform: &Platform, target: &Path, task: &str) -> Result<Co
     let old = std::env::var_os("PATH").unwrap_or_default();
     command.env("PATH", std::env::join_paths(path.into_iter().chain(std::env::split_paths(&old)))?);
     command.env("CARGO_INCREMENTAL", "0").env("CARGO_TARGET_DIR", target);
-    command.env("CARGO_ENCODED_RUSTFLAGS", without_folders(target)?).env_remove("RUSTFLAGS");
+    command.env("CARGO_ENCODED_RUSTFLAGS", without_folders(sources, target)?).env_remove("RUSTFLAGS");
     command.arg("--target").arg(format!("{}.{}.{}", platform.target, GLIBC.0, GLIBC.1));
     Ok(command)
 }
@@ -110,7 +144,7 @@ fn debian_toolchain() -> Result<()> {
 }
 
 /// Flags by which the places of sources on this machine do not get into the binary, in cargo's encoding.
-fn without_folders(target: &Path) -> Result<OsString> {
+fn without_folders(sources: &Path, target: &Path) -> Result<OsString> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let registry = home.context("neither CARGO_HOME nor HOME is set")?.join("registry/src");
@@ -127,7 +161,7 @@ fn without_folders(target: &Path) -> Result<OsString> {
     for folder in std::fs::read_dir(&registry).into_iter().flatten() {
         leave_out(&folder?.path(), "/cargo");
     }
-    leave_out(&tools::root(), "/floorgate");
+    leave_out(sources, "/floorgate");
     // Last, so that it wins where the target folder is inside.
     leave_out(target, "/target");
     Ok(flags)
@@ -167,9 +201,9 @@ mod tests {
 
     #[test]
     fn folders_of_this_machine_are_left_out_the_innermost_last() {
-        let flags = without_folders(Path::new("/somewhere/target")).unwrap_or_default();
+        let flags = without_folders(Path::new("/somewhere"), Path::new("/somewhere/target")).unwrap_or_default();
         let flags = flags.to_string_lossy();
         assert!(flags.ends_with("\u{1f}--remap-path-prefix=/somewhere/target=/target"), "{flags}");
-        assert!(flags.contains(&format!("{}=/floorgate", tools::root().display())), "{flags}");
+        assert!(flags.contains("--remap-path-prefix=/somewhere=/floorgate\u{1f}"), "{flags}");
     }
 }

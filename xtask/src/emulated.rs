@@ -65,7 +65,7 @@ pub(crate) fn emulated(names: &[String]) -> Result<()> {
 
 /// Builds test programs and daemon in one go, so that both share every library.
 fn build(platform: &Platform) -> Result<Programs> {
-    let mut build = cross::cargo(platform, &tools::target(), "test")?;
+    let mut build = cross::cargo(platform, &tools::root(), &tools::target(), "test")?;
     build.args(["--no-run", "--locked", "--profile", "emulated", "--message-format=json-render-diagnostics"]);
     // A test of the command line asks for the daemon's program; itself it is not run here.
     build.args(["--package", "floorgate", "--package", "floorgate-model", "--lib", "--test", "cli"]);

@@ -33,6 +33,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         --no-flush swallows the daemon's flushes and wants the judge to find that
   cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
   deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
+  reproducible TARGET   the release binary built twice, in two folders: the same bytes
   emulated [TARGET…]    the unit tests and the demo's scenarios as ARM programs under qemu
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),
         "cross" => one("TARGET").and_then(cross::cross),
         "deb" => one("ARCHITECTURE").and_then(package::deb),
+        "reproducible" => one("TARGET").and_then(cross::reproducible),
         "emulated" => emulated::emulated(rest),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
