@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod doors;
 mod hostile;
 mod many;
 mod runtime_api;
