@@ -103,6 +103,32 @@ async fn a_repeat_of_what_nobody_took_up_is_published_again_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_repeat_that_cannot_leave_does_not_undo_what_may_have_left() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::silent(&bench);
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "idempotency_key": "k", "wait_seconds": 0});
+    bench.call("send_command", ask.clone()).await.unwrap();
+    let again = bench::call(&bench.fleet_without_link(), "send_command", ask).await.unwrap();
+    assert_eq!((&again["status"], &again["repeated"]), (&json!("created"), &json!(true)));
+    assert_eq!(bench.commands().await[0]["status"], "created");
+    until("the message", || gateway.received().len() == 1).await;
+}
+
+#[tokio::test]
+async fn asking_with_a_key_does_not_use_it_up() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::answering(&bench, |payload| {
+        let dry = json!({"status": "rejected", "reason": "DRY_RUN_OK"});
+        Some(if payload["dry_run"] == true { dry } else { json!({"status": "succeeded"}) })
+    });
+    let ask =
+        |dry_run: bool| json!({"device_id": PRESSURE, "command": "reboot", "idempotency_key": "k", "dry_run": dry_run});
+    assert_eq!(bench.call("send_command", ask(true)).await.unwrap()["reason"], "DRY_RUN_OK");
+    assert_eq!(bench.call("send_command", ask(false)).await.unwrap()["status"], "succeeded");
+    assert_eq!(gateway.received().len(), 2);
+}
+
+#[tokio::test]
 async fn the_same_command_while_it_is_open_is_joined_even_without_a_key() {
     let bench = Bench::start().await;
     let gateway = Gateway::saying(&bench, json!({"status": "in_progress"}));
