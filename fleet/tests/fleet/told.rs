@@ -268,6 +268,32 @@ async fn commands_are_listed_newest_first_by_pages_and_filters() {
 }
 
 #[tokio::test]
+async fn all_callers_together_have_four_times_the_budget_of_one() {
+    let bench = Bench::start().await;
+    let mut sent = 0;
+    for n in 0..30 {
+        bench.device(&format!("P-{n:02}"), "pressure_sensor", "hall", "online").await;
+        let caller = floorgate_fleet::Caller { subject: format!("sub-{}", n % 6), ..bench::kim() };
+        let ask = json!({"device_id": format!("P-{n:02}"), "command": "recalibrate", "wait_seconds": 0});
+        match bench.fleet.call(&caller, "send_command", ask.as_object().unwrap().clone()).await {
+            Ok(_) => sent += 1,
+            Err(error) => assert!(error.message.starts_with("everyone's together"), "{error}"),
+        }
+    }
+    assert_eq!(sent, 20);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_has_128_characters_at_most() {
+    let bench = Bench::start().await;
+    let ask =
+        |key: String| json!({"device_id": PRESSURE, "command": "reboot", "idempotency_key": key, "wait_seconds": 0});
+    bench.refused("send_command", ask("ä".repeat(129)), "INVALID_ARGUMENTS").await;
+    bench.refused("send_command", ask(String::new()), "INVALID_ARGUMENTS").await;
+    assert!(bench.call("send_command", ask("ä".repeat(128))).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_budgets_own_item_is_no_command() {
     let bench = Bench::start().await;
     let _gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
