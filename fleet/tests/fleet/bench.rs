@@ -157,8 +157,40 @@ impl Bench {
     }
 }
 
+/// Every answer has to fit its tool's schema, whatever a test asks for.
 pub async fn call(fleet: &Fleet, tool: &str, arguments: Value) -> Result<Value, ToolError> {
-    fleet.call(&kim(), tool, arguments.as_object().unwrap().clone()).await
+    let answer = fleet.call(&kim(), tool, arguments.as_object().unwrap().clone()).await;
+    if let Ok(answer) = &answer {
+        misfit(&floorgate_fleet::tools::find(tool).unwrap().output_schema, answer, tool);
+    }
+    answer
+}
+
+/// Panics where a value does not fit a schema of the few keywords that ours have, or has a member that it does not name.
+pub fn misfit(schema: &Value, value: &Value, at: &str) {
+    let fits = match schema["type"].as_str().unwrap_or_else(|| panic!("{at} has no type")) {
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("{at}: {other}"),
+    };
+    assert!(fits, "{at} is no {}: {value}", schema["type"]);
+    for element in value.as_array().into_iter().flatten() {
+        misfit(&schema["items"], element, &format!("{at}[]"));
+    }
+    for name in schema["required"].as_array().into_iter().flatten() {
+        assert!(value.get(name.as_str().unwrap()).is_some(), "{at} lacks {name}: {value}");
+    }
+    let (named, other) = (schema.get("properties"), schema.get("additionalProperties"));
+    for (name, member) in value.as_object().into_iter().flatten() {
+        match (named.and_then(|named| named.get(name)), other) {
+            (Some(schema), _) | (None, Some(schema)) => misfit(schema, member, &format!("{at}.{name}")),
+            (None, None) => assert!(named.is_none(), "{at} has an unnamed member {name}"),
+        }
+    }
 }
 
 pub fn link(broker: &Broker) -> Link {
