@@ -41,6 +41,8 @@ pub const PAGES_MAX: u32 = 20;
 pub const READ_TIME_MAX: Duration = Duration::from_secs(8);
 /// Pages that are looked through for `did_you_mean`.
 const NAMES_PAGES_MAX: u32 = 4;
+/// After this no new page is begun for it.
+const NAMES_TIME_MAX: Duration = Duration::from_secs(2);
 /// Most characters of a caller's word in the log.
 const LOGGED_MAX: usize = 64;
 /// Longest call, unless the door has less time: the longest wait for a gateway and what is read before and after.
@@ -165,6 +167,7 @@ impl Call<'_> {
     /// Ids near a name, as far as some pages of devices tell. A table that fails here does not hide the first answer.
     async fn near(&self, named: &str) -> Vec<String> {
         let (filter, mut after, mut near) = (DeviceFilter::default(), None, Vec::<Item>::new());
+        let began = Instant::now();
         for _ in 0..NAMES_PAGES_MAX {
             let Ok(page) = self.parts.store.devices(&filter, None, after).await else { break };
             let best = names::near(named, &page.items);
@@ -172,7 +175,7 @@ impl Call<'_> {
                 crate::age::text(item, devices::DEVICE_ID).is_some_and(|id| best.iter().any(|best| best == id))
             }));
             after = page.last;
-            if after.is_none() {
+            if after.is_none() || began.elapsed() >= NAMES_TIME_MAX {
                 break;
             }
         }
