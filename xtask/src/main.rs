@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         every fault under load, judged from outside (default 10 minutes), then the suites that inject
                         faults from inside; writes docs/fault-matrix.md. --after-tests leaves out what a plain
                         `cargo test` runs too
-  fleet                 the fleet's tools over a table of 100,000 devices
+  many                  the fleet's tools over a table of 100,000 devices
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
   deny                  licences, sources, banned crates and advisories (cargo-deny)
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         "disk" => disk::suite(),
         "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
-        "fleet" => suites::fleet(),
+        "many" => suites::many(),
         "measure" => suites::measure(),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
