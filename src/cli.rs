@@ -26,7 +26,7 @@ pub(crate) mod words;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::config::{ConfigErrors, Environment};
 use crate::control::AskError;
@@ -95,6 +95,13 @@ impl From<AskError> for CliError {
     fn from(error: AskError) -> Self {
         Self::Failed(error.to_string())
     }
+}
+
+/// What can be typed, for those who describe it: manual pages and shell completions are made from it
+/// (`examples/manual.rs`).
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the arguments of this process ask for.
