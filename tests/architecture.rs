@@ -76,7 +76,7 @@ fn every_room_imports_only_what_its_door_allows() {
         if let Some(room) = ROOMS.iter().find(|room| room.name == name) {
             for used in uses(&code) {
                 let known = ROOMS.iter().any(|r| r.name == used)
-                    || ["gateway", "config", "cli", "control", "vitals", "logging", "memory", "systemd"]
+                    || ["gateway", "doctor", "config", "cli", "control", "vitals", "logging", "memory", "systemd"]
                         .contains(&&*used);
                 let allowed = used == room.name || SHARED.contains(&&*used) || room.may_use.contains(&&*used);
                 if known && !allowed {
@@ -111,6 +111,20 @@ fn the_daemon_never_contains_demo_code() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for path in sources(&src) {
         assert!(!names_crate(&code(&path), "floorgate_demo"), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_cloud_half_never_links_the_daemon_and_the_sdk_stays_in_its_rooms() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fleet/Cargo.toml")).unwrap();
+    assert!(!manifest.lines().any(|line| line.starts_with("floorgate ") || line.starts_with("floorgate=")));
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("fleet/src");
+    for path in sources(&src) {
+        let (code, show) = (code(&path), path.strip_prefix(&src).unwrap().display().to_string());
+        let allowed = show.starts_with("store") || show.starts_with("link") || show == "settings.rs";
+        for vendor in ["aws_", "rumqttc"] {
+            assert!(allowed || !names_crate(&code, vendor), "fleet/src/{show} names {vendor}");
+        }
     }
 }
 

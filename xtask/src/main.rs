@@ -25,6 +25,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         every fault under load, judged from outside (default 10 minutes), then the suites that inject
                         faults from inside; writes docs/fault-matrix.md. --after-tests leaves out what a plain
                         `cargo test` runs too
+  many                  the fleet's tools over a table of 100,000 devices
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
   vm [--arch arm64|amd64] [--nspawn] [--cuts N] [--package FILE] [--seed S] [--image-only] [--no-flush]
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         "disk" => disk::suite(),
         "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
+        "many" => suites::many(),
         "measure" => suites::measure(),
         "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),
         "cross" => one("TARGET").and_then(cross::cross),
