@@ -11,6 +11,7 @@
 //! * [`caller`]: who asks. Only a door makes one, from a verified token or from its surroundings, never from a body.
 //! * [`fleet`]: [`Fleet`], which does what a tool says.
 //! * [`error`]: [`ToolError`], what is answered instead.
+//! * [`identity`], [`policy`]: who asks over HTTP, and what they may.
 //! * [`settings`]: the environment and the flags as valid types.
 //!
 //! It never links the daemon: both halves meet in the tables, on the command topic and in `floorgate-model`.
@@ -18,6 +19,8 @@
 pub mod caller;
 pub mod error;
 pub mod fleet;
+pub mod identity;
+pub mod policy;
 pub mod settings;
 pub mod tools;
 
