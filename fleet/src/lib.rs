@@ -12,6 +12,7 @@
 //! * [`fleet`]: [`Fleet`], which does what a tool says.
 //! * [`error`]: [`ToolError`], what is answered instead.
 //! * [`identity`], [`policy`]: who asks over HTTP, and what they may.
+//! * [`serve`]: the MCP server.
 //! * [`settings`]: the environment and the flags as valid types.
 //!
 //! It never links the daemon: both halves meet in the tables, on the command topic and in `floorgate-model`.
@@ -21,6 +22,7 @@ pub mod error;
 pub mod fleet;
 pub mod identity;
 pub mod policy;
+pub mod serve;
 pub mod settings;
 pub mod tools;
 
