@@ -13,17 +13,27 @@
 //! * [`error`]: [`ToolError`], what is answered instead.
 //! * [`identity`], [`policy`]: who asks over HTTP, and what they may.
 //! * [`serve`]: the MCP server.
+//! * [`lambda`], [`call`]: doors.
 //! * [`settings`]: the environment and the flags as valid types.
 //!
 //! It never links the daemon: both halves meet in the tables, on the command topic and in `floorgate-model`.
 
+mod age;
+mod arguments;
+pub mod call;
 pub mod caller;
+pub mod clock;
+mod cursor;
 pub mod error;
 pub mod fleet;
 pub mod identity;
+pub mod lambda;
+pub mod link;
+mod names;
 pub mod policy;
 pub mod serve;
 pub mod settings;
+pub mod store;
 pub mod tools;
 
 pub use caller::Caller;

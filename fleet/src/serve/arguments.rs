@@ -12,54 +12,54 @@ use crate::identity::Rules;
 #[derive(Debug, Clone, Args)]
 pub struct ServeArguments {
     /// Where to listen; without a certificate only on loopback
-    #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:8000")]
+    #[arg(long, env = "FLOORGATE_LISTEN", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
     /// The address clients use, https://fleet.example/mcp
-    #[arg(long, env = "FLEET_URL")]
+    #[arg(long, env = "FLOORGATE_URL")]
     url: Option<String>,
     /// Certificate chain, PEM
-    #[arg(long, env = "FLEET_TLS_CERT", requires = "tls_key")]
+    #[arg(long, env = "FLOORGATE_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// Its key, PEM
-    #[arg(long, env = "FLEET_TLS_KEY", requires = "tls_cert")]
+    #[arg(long, env = "FLOORGATE_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// Who issues the tokens, to the letter as they say it: https://cognito-idp.REGION.amazonaws.com/POOL
-    #[arg(long, env = "FLEET_ISSUER")]
+    #[arg(long, env = "FLOORGATE_ISSUER")]
     issuer: String,
     /// An audience that a token may name; by default, without any client id, the server's address
-    #[arg(long = "audience", env = "FLEET_AUDIENCES", value_delimiter = ',')]
+    #[arg(long = "audience", env = "FLOORGATE_AUDIENCES", value_delimiter = ',')]
     audiences: Vec<String>,
     /// A client whose tokens count; required for Cognito, whose access tokens name no audience
-    #[arg(long = "client-id", env = "FLEET_CLIENT_IDS", value_delimiter = ',')]
+    #[arg(long = "client-id", env = "FLOORGATE_CLIENT_IDS", value_delimiter = ',')]
     client_ids: Vec<String>,
     /// The claim with the operator's groups
-    #[arg(long, env = "FLEET_GROUPS_CLAIM", default_value = "cognito:groups")]
+    #[arg(long, env = "FLOORGATE_GROUPS_CLAIM", default_value = "cognito:groups")]
     groups_claim: String,
     /// Where the issuer's keys are, instead of asking its discovery document
-    #[arg(long, env = "FLEET_JWKS_URL", conflicts_with = "jwks_file")]
+    #[arg(long, env = "FLOORGATE_JWKS_URL", conflicts_with = "jwks_file")]
     jwks_url: Option<String>,
     /// A file with the issuer's keys, for a plant without a way to its issuer
-    #[arg(long, env = "FLEET_JWKS_FILE")]
+    #[arg(long, env = "FLOORGATE_JWKS_FILE")]
     jwks_file: Option<PathBuf>,
     /// Certificates to trust for the issuer instead of the system's, PEM
-    #[arg(long, env = "FLEET_ISSUER_CA")]
+    #[arg(long, env = "FLOORGATE_ISSUER_CA")]
     issuer_ca: Option<PathBuf>,
     /// The scope every request needs; empty for none
-    #[arg(long, env = "FLEET_READ_SCOPE", default_value = "iot/read")]
+    #[arg(long, env = "FLOORGATE_READ_SCOPE", default_value = "iot/read")]
     read_scope: String,
     /// The scope send_command needs; empty for none
-    #[arg(long, env = "FLEET_COMMAND_SCOPE", default_value = "iot/command")]
+    #[arg(long, env = "FLOORGATE_COMMAND_SCOPE", default_value = "iot/command")]
     command_scope: String,
     /// A web page's origin that may call, https://console.example
-    #[arg(long = "allow-origin", env = "FLEET_ALLOW_ORIGINS", value_delimiter = ',')]
+    #[arg(long = "allow-origin", env = "FLOORGATE_ALLOW_ORIGINS", value_delimiter = ',')]
     allowed_origins: Vec<String>,
     /// Folder with *.cedar, instead of the policies that are built in
-    #[arg(long, env = "FLEET_POLICIES")]
+    #[arg(long, env = "FLOORGATE_POLICIES")]
     policies: Option<PathBuf>,
     /// What ${GatewayArn} in the policies stands for
     #[arg(
         long,
-        env = "FLEET_GATEWAY_ARN",
+        env = "FLOORGATE_GATEWAY_ARN",
         default_value = "arn:aws:bedrock-agentcore:local:000000000000:gateway/floorgate"
     )]
     gateway_arn: String,

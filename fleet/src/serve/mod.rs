@@ -44,6 +44,7 @@ use futures_util::future::BoxFuture;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde_json::{Map, Value};
+use tokio::signal::unix::{Signal, SignalKind};
 use tokio_util::sync::CancellationToken;
 
 pub use self::arguments::ServeArguments;
@@ -237,6 +238,20 @@ pub async fn run(
     let now: Now = Arc::new(|| jiff::Timestamp::now().as_second());
     Server::bind(config, tools, now).await?.run(stop).await;
     Ok(())
+}
+
+/// Ends at SIGTERM or SIGINT. Where signals cannot be had, it never ends.
+pub async fn stop_signal() {
+    let signal = |kind| tokio::signal::unix::signal(kind).ok();
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let wait = async |signal: Option<Signal>| match signal {
+        Some(mut signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(terminate) => {}
+        () = wait(interrupt) => {}
+    }
 }
 
 fn load_policies(config: &ServeConfig) -> Result<Policies, ServeError> {

@@ -1,0 +1,130 @@
+//! How old is what the tables say?
+//!
+//! A device's item says when its gateway last heard of it. It cannot say that the gateway itself is gone: nobody writes
+//! then. So a gateway's own item, renewed every 30 s, is its lease on all its devices: three times that without a
+//! renewal, and everything told of them is `stale`. A `lease_until` in the gateway's item counts instead, where there
+//! is one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use floorgate_model::Timestamp;
+use floorgate_model::table::devices;
+use serde_json::Value;
+
+use crate::store::{Item, Store, StoreError};
+
+/// A gateway that has not renewed its own item for this long is silent: three times its interval of 30 s.
+pub(crate) const GATEWAY_LEASE: Duration = Duration::from_secs(90);
+/// When the lease ends, if the gateway says so itself.
+pub(crate) const LEASE_UNTIL: &str = "lease_until";
+
+/// What is known of the gateways of some devices.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(BTreeMap<String, Item>);
+
+/// A text of an item.
+pub(crate) fn text<'a>(item: &'a Item, attribute: &str) -> Option<&'a str> {
+    item.get(attribute).and_then(Value::as_str)
+}
+
+/// A time of an item, however it is spelled.
+pub(crate) fn time(item: &Item, attribute: &str) -> Option<Timestamp> {
+    Timestamp::parse(text(item, attribute)?).ok()
+}
+
+impl Leases {
+    /// Reads the items of the gateways of `items`.
+    pub(crate) async fn of(store: &Store, items: &[Item]) -> Result<Self, StoreError> {
+        let named: BTreeSet<_> = items.iter().filter_map(|item| text(item, devices::GATEWAY_ID)).collect();
+        let named: Vec<_> = named.into_iter().map(str::to_owned).collect();
+        if named.is_empty() {
+            return Ok(Self::default());
+        }
+        let found = store.listed(&named).await?;
+        let by_id = found.into_iter().filter_map(|item| Some((text(&item, devices::DEVICE_ID)?.to_owned(), item)));
+        Ok(Self(by_id.collect()))
+    }
+
+    /// Why what the item says may no longer be so.
+    pub(crate) fn stale(&self, item: &Item, now: Timestamp) -> Option<String> {
+        let Some(gateway) = text(item, devices::GATEWAY_ID) else {
+            return Some("no gateway has ever reported this device".to_owned());
+        };
+        let Some(own) = self.0.get(gateway) else {
+            return Some(format!("its gateway {gateway} is not in the table"));
+        };
+        let seen = time(own, devices::LAST_SEEN_AT);
+        let until = time(own, LEASE_UNTIL).or_else(|| seen.map(|seen| seen.saturating_add(GATEWAY_LEASE)));
+        match (until, seen) {
+            (Some(until), _) if now <= until => None,
+            (_, Some(seen)) => Some(format!("its gateway {gateway} has been silent since {seen}")),
+            _ => Some(format!("its gateway {gateway} has never been heard")),
+        }
+    }
+
+    /// When the gateway of an item was last heard.
+    pub(crate) fn gateway_seen(&self, item: &Item) -> Option<Timestamp> {
+        time(self.0.get(text(item, devices::GATEWAY_ID)?)?, devices::LAST_SEEN_AT)
+    }
+
+    /// Adds `last_seen_at`, `age_seconds`, `stale` and `stale_reason` to an answer about a device.
+    pub(crate) fn tell(&self, item: &Item, now: Timestamp, answer: &mut Item) {
+        if let Some(seen) = time(item, devices::LAST_SEEN_AT) {
+            answer.insert(devices::LAST_SEEN_AT.to_owned(), seen.to_string().into());
+            answer.insert("age_seconds".to_owned(), now.since(seen).as_secs().into());
+        }
+        let stale = self.stale(item, now);
+        answer.insert("stale".to_owned(), stale.is_some().into());
+        if let Some(reason) = stale {
+            answer.insert("stale_reason".to_owned(), reason.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn item(value: Value) -> Item {
+        value.as_object().unwrap().clone()
+    }
+
+    fn leases(gateway: Value) -> Leases {
+        Leases(BTreeMap::from([("GW".to_owned(), item(gateway))]))
+    }
+
+    #[test]
+    fn a_gateway_holds_its_lease_for_three_of_its_intervals() {
+        let device = item(json!({"device_id": "A", "gateway_id": "GW", "last_seen_at": "2026-11-22T10:00:00.000Z"}));
+        let seen = Timestamp::parse("2026-11-22T10:00:00Z").unwrap();
+        let leases = leases(json!({"last_seen_at": seen.to_string()}));
+        assert_eq!(leases.stale(&device, seen.saturating_add(GATEWAY_LEASE)), None);
+        let after = leases.stale(&device, seen.saturating_add(GATEWAY_LEASE + Duration::from_millis(1)));
+        assert!(after.unwrap().contains("silent since 2026-11-22T10:00:00.000Z"));
+    }
+
+    #[test]
+    fn a_lease_that_the_gateway_names_itself_counts() {
+        let device = item(json!({"device_id": "A", "gateway_id": "GW"}));
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        let leases = leases(json!({"last_seen_at": "2026-11-22T10:00:00Z", "lease_until": "2026-11-22T10:00:20Z"}));
+        assert_eq!(leases.stale(&device, at("2026-11-22T10:00:20Z")), None);
+        assert!(leases.stale(&device, at("2026-11-22T10:00:21Z")).is_some());
+    }
+
+    #[test]
+    fn what_no_gateway_stands_for_is_stale() {
+        let now = Timestamp::parse("2026-11-22T10:00:00Z").unwrap();
+        let mut answer = Item::new();
+        leases(json!({})).tell(
+            &item(json!({"device_id": "A", "last_seen_at": "2026-11-22T09:59:00Z"})),
+            now,
+            &mut answer,
+        );
+        assert_eq!((&answer["stale"], &answer["age_seconds"]), (&json!(true), &json!(60)));
+        assert!(leases(json!({})).stale(&item(json!({"gateway_id": "GW"})), now).is_some());
+        assert!(leases(json!({})).stale(&item(json!({"gateway_id": "OTHER"})), now).is_some());
+    }
+}

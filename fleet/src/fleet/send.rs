@@ -1,0 +1,321 @@
+//! `send_command`.
+//!
+//! In this order; whatever ends it before the last step but one has sent nothing:
+//!
+//! 1. The words: command and parameters, by the catalogue of `floorgate-model`. A type that has no built-in profile is
+//!    described at its gateway alone, which then judges the parameters.
+//! 2. The device: it is there, not offline, not in maintenance, its gateway not silent. `set_status` is done at the
+//!    gateway, so it goes to a device in any state.
+//! 3. A repeat: with an idempotency key the command's id follows from caller, device and key, so a second call finds the
+//!    first one's item and answers its outcome. Without a key, an identical command of the same caller that is still
+//!    open is joined instead of sent a second time: a model or a proxy that tries again reboots once.
+//! 4. The budget ([`budget`]).
+//! 5. The item in `iot-commands`, then `last_command` of the device. Never `configuration`, never `status`.
+//! 6. The message. If it certainly did not leave, the item ends as `failed`, `NOT_SENT`.
+//! 7. The wait: the item is read until it is final, the time is over, or the door's own caller would give up.
+//!
+//! A call that dies between 5 and 6 leaves an item that nobody executes. A repeat with the same key publishes it again,
+//! byte for byte the same: the gateway takes an id once, so this is safe also if it had left.
+
+pub(super) mod budget;
+mod repeat;
+
+use std::time::Duration;
+
+use floorgate_model::command::{LIFETIME_MAX, PARAMETERS_MAX, PAYLOAD_MAX};
+use floorgate_model::table::{commands, devices};
+use floorgate_model::{CommandId, CommandName, DeviceId, DeviceStatus, Profile, Reason, Timestamp};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::{Call, record};
+use crate::age::{Leases, text};
+use crate::arguments::Arguments;
+use crate::error::{ToolError, code};
+use crate::link::LinkError;
+use crate::store::{Created, Item, LastCommand};
+use crate::tools::{WAIT_SECONDS_DEFAULT, WAIT_SECONDS_MAX};
+
+/// Between two looks at a command's item, at first; half as much longer each time.
+const LOOK_EVERY_FIRST: Duration = Duration::from_millis(50);
+/// Longest time between two looks.
+const LOOK_EVERY_LAST: Duration = Duration::from_millis(500);
+/// Kept for the answer itself when the door's own caller waits only so long.
+const ANSWER_TAKES: Duration = Duration::from_millis(500);
+/// Longest text among the parameters, characters.
+const PARAMETER_TEXT_MAX: usize = 256;
+/// Longest idempotency key, characters.
+pub(super) const KEY_MAX: u64 = 128;
+
+/// A command as it was asked for, its words checked.
+struct Asked {
+    command: CommandName,
+    parameters: Map<String, Value>,
+    dry_run: bool,
+    key: Option<String>,
+    wait: Duration,
+    lifetime: Duration,
+}
+
+/// A command that may be sent.
+struct Command<'a> {
+    device_id: &'a DeviceId,
+    command_id: CommandId,
+    asked: &'a Asked,
+}
+
+impl Call<'_> {
+    pub(super) async fn send_command(&self, arguments: &mut Arguments) -> Result<Item, ToolError> {
+        let named = arguments.required(devices::DEVICE_ID)?;
+        let given = arguments.required("command")?;
+        let asked = asked(arguments, &given).map_err(|error| {
+            error.with(devices::DEVICE_ID, named.as_str()).with("command", given.as_str()).with("delivered", false)
+        })?;
+        let (device_id, device) = self.device(&named).await.map_err(|error| asked.refused(&named, error))?;
+        let sent = self.send(&asked, &device_id, &device).await;
+        sent.map_err(|error| if error.details.contains_key("status") { error } else { asked.refused(&named, error) })
+    }
+
+    async fn send(&self, asked: &Asked, device_id: &DeviceId, device: &Item) -> Result<Item, ToolError> {
+        let leases = Leases::of(&self.parts.store, std::slice::from_ref(device)).await?;
+        let stale = leases.stale(device, self.now);
+        let command = Command { device_id, command_id: self.command_id(asked, device_id), asked };
+        let mut repeated = true;
+        let item = match self.earlier(&command, device).await? {
+            Some(item) => item,
+            None => {
+                check_parameters(asked, device)?;
+                check_state(asked, device_id, device, stale.as_deref())?;
+                self.spend(asked).await?;
+                let new = self.record(&command);
+                match self.parts.store.create_command(new.clone()).await? {
+                    Created::New => {
+                        repeated = false;
+                        self.begin(&command, new).await?
+                    }
+                    // Two calls with one key at the same time: the other one sends it.
+                    Created::AlreadyThere => self.same(&command).await?.ok_or_else(gone)?,
+                }
+            }
+        };
+        if repeated && !record::has_gateway(&item) && !record::is_overdue(&item, self.now) && !is_final(&item) {
+            self.publish(device_id, &item).await?;
+        }
+        let item = self.word_on(item, device_id, asked.wait).await?;
+        let mut answer = record::told(&item, self.parts.clock.now());
+        answer.insert("repeated".to_owned(), repeated.into());
+        answer.insert("stale".to_owned(), stale.is_some().into());
+        super::put(&mut answer, devices::LAST_SEEN_AT, device.get(devices::LAST_SEEN_AT));
+        answer.insert("as_of".to_owned(), self.parts.clock.now().to_string().into());
+        verdict(answer)
+    }
+
+    /// Everything that is known of a command before it leaves.
+    fn record(&self, command: &Command<'_>) -> Item {
+        let asked = command.asked;
+        let mut record = Item::new();
+        record.insert(devices::DEVICE_ID.to_owned(), command.device_id.as_str().into());
+        record.insert(commands::COMMAND_ID.to_owned(), command.command_id.as_str().into());
+        record.insert("command".to_owned(), asked.command.as_str().into());
+        record.insert("parameters".to_owned(), Value::Object(asked.parameters.clone()));
+        record.insert("issuer".to_owned(), self.caller.issuer().into());
+        record.insert("issued_at".to_owned(), self.now.to_string().into());
+        record.insert("expires_at".to_owned(), self.now.saturating_add(asked.lifetime).to_string().into());
+        record.insert(commands::STATUS.to_owned(), "created".into());
+        if asked.dry_run {
+            record.insert("dry_run".to_owned(), true.into());
+        }
+        record
+    }
+
+    /// From the new item to the message.
+    async fn begin(&self, command: &Command<'_>, item: Item) -> Result<Item, ToolError> {
+        let (device_id, id) = (command.device_id.as_str(), command.command_id.as_str());
+        if !command.asked.dry_run {
+            let parameters = Value::Object(command.asked.parameters.clone());
+            let last = LastCommand {
+                device_id,
+                command_id: id,
+                command: command.asked.command.as_str(),
+                parameters: &parameters,
+                issued_at: self.now,
+            };
+            if !self.parts.store.note_last_command(&last).await? {
+                let message = format!("Device {device_id} not found; it was removed a moment ago");
+                self.end_unsent(device_id, id, &message).await;
+                return Err(ToolError::reason(Reason::UnknownDevice, message));
+            }
+        }
+        self.publish(command.device_id, &item).await?;
+        Ok(item)
+    }
+
+    async fn publish(&self, device: &DeviceId, item: &Item) -> Result<(), ToolError> {
+        match self.parts.link.publish(device, &payload(item)).await {
+            // It may be on its way: the gateway's word tells.
+            Ok(()) | Err(LinkError::Unknown(_)) => Ok(()),
+            Err(LinkError::NotSent(why)) => {
+                let message = format!("the command was not sent, and will not be executed: {why}");
+                let id = text(item, commands::COMMAND_ID).unwrap_or_default();
+                self.end_unsent(device.as_str(), id, &message).await;
+                Err(ToolError::new(code::NOT_SENT, message).with(commands::COMMAND_ID, id))
+            }
+        }
+    }
+
+    /// A table that fails here does not hide why the command was not sent; its failure is in the log.
+    async fn end_unsent(&self, device: &str, id: &str, message: &str) {
+        let now = self.parts.clock.now();
+        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, now).await;
+    }
+
+    /// The item as soon as it is final, or as it is when the wait is over.
+    async fn word_on(&self, mut item: Item, device: &DeviceId, wait: Duration) -> Result<Item, ToolError> {
+        let id = text(&item, commands::COMMAND_ID).unwrap_or_default().to_owned();
+        let until = (Instant::now() + wait).min(self.deadline.checked_sub(ANSWER_TAKES).unwrap_or(self.deadline));
+        let mut pause = LOOK_EVERY_FIRST;
+        while !is_final(&item) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 3 / 2).min(LOOK_EVERY_LAST);
+            // It was sent: a table that fails now must not make it look as if it was not.
+            if let Ok(Some(now)) = self.parts.store.command(device.as_str(), &id).await {
+                item = now;
+            }
+        }
+        Ok(item)
+    }
+}
+
+impl Asked {
+    /// A refusal with what was asked for, as the seed answers one.
+    fn refused(&self, device: &str, error: ToolError) -> ToolError {
+        error
+            .with(devices::DEVICE_ID, device)
+            .with("command", self.command.as_str())
+            .with("parameters", Value::Object(self.parameters.clone()))
+            .with("delivered", false)
+    }
+}
+
+fn is_final(item: &Item) -> bool {
+    record::status(item).is_terminal()
+}
+
+fn gone() -> ToolError {
+    ToolError::new(
+        code::INTERNAL,
+        "the command's item disappeared while it was read; ask list_commands before sending it again",
+    )
+}
+
+/// A refusal of the gateway is an error for the caller, with the whole record; all else is what really happened.
+fn verdict(answer: Item) -> Result<Item, ToolError> {
+    let refused = matches!(text(&answer, commands::STATUS), Some("rejected" | "expired"));
+    if !refused || record::is_dry_run_ok(&answer) {
+        return Ok(answer);
+    }
+    let reason = text(&answer, "reason").unwrap_or(code::INTERNAL).to_owned();
+    let message = text(&answer, "message").unwrap_or("the gateway refused the command").to_owned();
+    Err(ToolError { code: reason.into(), message, details: answer })
+}
+
+/// The words of a question, checked without any table.
+fn asked(arguments: &mut Arguments, given: &str) -> Result<Asked, ToolError> {
+    let command: CommandName = given.parse().map_err(|unknown: floorgate_model::command::UnknownCommand| {
+        ToolError::reason(Reason::UnknownCommand, unknown.to_string())
+    })?;
+    let parameters = arguments.object("parameters")?;
+    let invalid = |message: String| Err(ToolError::reason(Reason::InvalidParameters, message));
+    if parameters.len() > PARAMETERS_MAX {
+        return invalid(format!("{} parameters are given; at most {PARAMETERS_MAX} are allowed", parameters.len()));
+    }
+    for (name, value) in &parameters {
+        let shown: String = name.chars().take(60).collect();
+        let fits = match value {
+            Value::String(text) => text.chars().count() <= PARAMETER_TEXT_MAX,
+            Value::Number(_) | Value::Bool(_) => true,
+            _ => false,
+        };
+        if !fits || name.is_empty() || name.len() > PARAMETER_TEXT_MAX {
+            return invalid(format!(
+                "parameter {shown:?} must have a name and be a number, true or false, or a text of at most {PARAMETER_TEXT_MAX} characters"
+            ));
+        }
+    }
+    if Value::Object(parameters.clone()).to_string().len() > PAYLOAD_MAX / 2 {
+        return invalid(format!("the parameters are larger than {} bytes", PAYLOAD_MAX / 2));
+    }
+    let wait = arguments.whole("wait_seconds", 0, WAIT_SECONDS_MAX)?.unwrap_or(WAIT_SECONDS_DEFAULT);
+    let lifetime = arguments.whole("expires_in_seconds", 1, LIFETIME_MAX.as_secs())?;
+    Ok(Asked {
+        command,
+        parameters,
+        dry_run: arguments.flag("dry_run")?,
+        key: arguments.text_of("idempotency_key", KEY_MAX)?,
+        wait: Duration::from_secs(wait),
+        lifetime: lifetime.map_or_else(|| command.default_lifetime(), Duration::from_secs),
+    })
+}
+
+fn check_parameters(asked: &Asked, device: &Item) -> Result<(), ToolError> {
+    let Some(profile) = text(device, devices::DEVICE_TYPE).and_then(Profile::built_in) else { return Ok(()) };
+    let device_type = &profile.device_type;
+    let Some(spec) = profile.commands.get(&asked.command) else {
+        let allowed: Vec<_> = profile.commands.keys().map(|command| command.as_str()).collect();
+        let message =
+            format!("{} is not allowed on a {device_type}; allowed are {}", asked.command, allowed.join(", "));
+        return Err(ToolError::reason(Reason::Unsupported, message).with("allowed_commands", allowed));
+    };
+    let checked = spec.check(device_type, &asked.parameters);
+    checked.map(drop).map_err(|error| ToolError::reason(Reason::InvalidParameters, error.to_string()))
+}
+
+fn check_state(asked: &Asked, id: &DeviceId, device: &Item, stale: Option<&str>) -> Result<(), ToolError> {
+    if let Some(why) = stale {
+        let message = format!("Device {id} cannot be reached: {why}. Command cannot be delivered.");
+        return Err(ToolError::reason(Reason::Stale, message).with("stale", true));
+    }
+    if asked.command == CommandName::SetStatus {
+        return Ok(());
+    }
+    let status = text(device, devices::STATUS).and_then(|word| word.parse().ok());
+    match status {
+        Some(DeviceStatus::Offline) => {
+            let message = format!("Device {id} is offline. Command cannot be delivered.");
+            Err(ToolError::reason(Reason::DeviceOffline, message))
+        }
+        Some(DeviceStatus::Maintenance) => {
+            let message = format!(
+                "Device {id} is in maintenance: somebody may be working at it. Only set_status is accepted until it is back in service."
+            );
+            Err(ToolError::reason(Reason::Maintenance, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What goes to the gateway: from the item alone, so that a repeat has the same bytes.
+fn payload(item: &Item) -> String {
+    let mut payload = Map::new();
+    for (field, attribute) in [
+        ("command", "command"),
+        ("parameters", "parameters"),
+        ("timestamp", "issued_at"),
+        ("command_id", commands::COMMAND_ID),
+        ("expires_at", "expires_at"),
+        ("issuer", "issuer"),
+        ("dry_run", "dry_run"),
+    ] {
+        super::put(&mut payload, field, item.get(attribute));
+    }
+    Value::Object(payload).to_string()
+}
+
+/// A new id: ids of later commands are greater, so a device's items lie in the order of their asking.
+fn new_id(now: Timestamp) -> String {
+    format!("{:012x}-{:016x}", now.as_millis(), fastrand::u64(..))
+}

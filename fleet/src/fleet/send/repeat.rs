@@ -1,0 +1,93 @@
+//! Is this a command that was asked for before?
+
+use floorgate_model::table::{commands, devices};
+use floorgate_model::{CommandId, DeviceId, Reason};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Asked, Command, is_final, new_id};
+use crate::age::text;
+use crate::error::ToolError;
+use crate::fleet::{Call, record};
+use crate::store::Item;
+
+impl Call<'_> {
+    /// The id: of caller, device and key where there is a key, else a new one.
+    pub(super) fn command_id(&self, asked: &Asked, device: &DeviceId) -> CommandId {
+        let id = match &asked.key {
+            None => new_id(self.now),
+            Some(key) => keyed_id(&self.caller.subject, device, key),
+        };
+        #[expect(
+            clippy::expect_used,
+            reason = "hex digits and a dash, 29 or 64 bytes, fit the pattern of a command id"
+        )]
+        CommandId::new(&id).expect("hex digits are a command id")
+    }
+
+    /// The item of the same intention, if there is one.
+    pub(super) async fn earlier(&self, command: &Command<'_>, device: &Item) -> Result<Option<Item>, ToolError> {
+        if command.asked.key.is_some() {
+            return self.same(command).await;
+        }
+        let Some(last) = device.get(devices::LAST_COMMAND).and_then(Value::as_object) else { return Ok(None) };
+        let Some(id) = text(last, commands::COMMAND_ID).filter(|_| !command.asked.dry_run) else { return Ok(None) };
+        let found = self.parts.store.command(command.device_id.as_str(), id).await?;
+        Ok(found.filter(|item| self.is_open_and_same(item, command.asked)))
+    }
+
+    fn is_open_and_same(&self, item: &Item, asked: &Asked) -> bool {
+        !is_final(item)
+            && !record::is_overdue(item, self.now)
+            && text(item, "issuer") == Some(&self.caller.issuer())
+            && is_same(item, asked)
+    }
+
+    /// The item of this very id, if it is there and means the same.
+    pub(super) async fn same(&self, command: &Command<'_>) -> Result<Option<Item>, ToolError> {
+        let id = command.command_id.as_str();
+        let Some(item) = self.parts.store.command(command.device_id.as_str(), id).await? else { return Ok(None) };
+        if is_same(&item, command.asked) {
+            return Ok(Some(item));
+        }
+        let before = text(&item, "command").unwrap_or("another command");
+        let message = format!(
+            "this idempotency_key was used for {before} with other content on {}; nothing was sent: a new intention needs a new key",
+            command.device_id
+        );
+        Err(ToolError::reason(Reason::DuplicateId, message).with(commands::COMMAND_ID, id))
+    }
+}
+
+/// Whether an item asks for the same.
+fn is_same(item: &Item, asked: &Asked) -> bool {
+    let dry_run = item.get("dry_run") == Some(&Value::Bool(true));
+    let same_parameters = match item.get("parameters").and_then(Value::as_object) {
+        // Numbers come back from the table as they are, not as they were written: 5.0 is 5.
+        Some(stored) => {
+            stored.len() == asked.parameters.len()
+                && asked.parameters.iter().all(|(name, value)| stored.get(name).is_some_and(|s| same_value(s, value)))
+        }
+        None => asked.parameters.is_empty(),
+    };
+    text(item, "command") == Some(asked.command.as_str()) && dry_run == asked.dry_run && same_parameters
+}
+
+fn same_value(one: &Value, other: &Value) -> bool {
+    match (one.as_f64(), other.as_f64()) {
+        #[expect(clippy::float_cmp, reason = "the same number read twice, or not the same")]
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+/// Another caller's key and another device's are other intentions, so a batch may use one key for all its devices.
+fn keyed_id(subject: &str, device: &DeviceId, key: &str) -> String {
+    let mut hash = Sha256::new();
+    for field in [subject, device.as_str(), key] {
+        // The lengths keep the fields apart.
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field.as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

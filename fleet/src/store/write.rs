@@ -1,0 +1,154 @@
+//! What the tools write, each conditional.
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use floorgate_model::Timestamp;
+use floorgate_model::table::{commands, devices};
+use serde_json::{Value, json};
+
+use super::failure::failed;
+use super::item::{self, expression_names, text};
+use super::{Attributes, Item, Store, StoreError};
+
+/// What became of a new command's item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// It is there now.
+    New,
+    /// One of this id was there before.
+    AlreadyThere,
+}
+
+/// What a device's item says of the last command.
+#[derive(Debug, Clone)]
+pub struct LastCommand<'a> {
+    /// The device.
+    pub device_id: &'a str,
+    /// The command's id.
+    pub command_id: &'a str,
+    /// The command.
+    pub command: &'a str,
+    /// Its parameters.
+    pub parameters: &'a Value,
+    /// When it was asked for.
+    pub issued_at: Timestamp,
+}
+
+impl Store {
+    /// Makes a command's item, if none of its id is there.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it may be there all the same.
+    pub async fn create_command(&self, record: Item) -> Result<Created, StoreError> {
+        let put = self.client.put_item().table_name(&self.tables.commands).set_item(Some(item::from_json(record)));
+        let put = put.condition_expression("attribute_not_exists(#command_id)");
+        let sent = put.set_expression_attribute_names(Some(expression_names([commands::COMMAND_ID].into_iter())));
+        match sent.send().await {
+            Ok(_) => Ok(Created::New),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+                Ok(Created::AlreadyThere)
+            }
+            Err(error) => Err(failed("write a command", error)),
+        }
+    }
+
+    /// Notes the last command in its device's item; `false` if there is no such device (none is made).
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn note_last_command(&self, last: &LastCommand<'_>) -> Result<bool, StoreError> {
+        let entry = json!({
+            "command": last.command, "parameters": last.parameters, "status": "created", "command_id": last.command_id,
+        });
+        let update = self.client.update_item().table_name(&self.tables.devices);
+        let update = update.key(devices::DEVICE_ID, text(last.device_id));
+        let update = update.update_expression("SET #last_command = :entry, #last_command_at = :at");
+        let update = update.condition_expression("attribute_exists(#device_id)");
+        let used = [devices::DEVICE_ID, devices::LAST_COMMAND, devices::LAST_COMMAND_AT];
+        let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        let update = update.expression_attribute_values(":entry", item::value_from_json(entry));
+        match update.expression_attribute_values(":at", text(last.issued_at)).send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+                Ok(false)
+            }
+            Err(error) => Err(failed("note a last command", error)),
+        }
+    }
+
+    /// Ends a command that never left, if no gateway has taken it up.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn end_unsent(
+        &self,
+        (device, id): (&str, &str),
+        reason: &str,
+        message: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let update = self.client.update_item().table_name(&self.tables.commands);
+        let update = update.key(devices::DEVICE_ID, text(device)).key(commands::COMMAND_ID, text(id));
+        let update = update
+            .update_expression("SET #status = :failed, #reason = :reason, #message = :message, #completed_at = :at");
+        let update = update.condition_expression("attribute_exists(#command_id) AND attribute_not_exists(#gateway_id)");
+        let used = [commands::STATUS, commands::COMMAND_ID, devices::GATEWAY_ID, "reason", "message", "completed_at"];
+        let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        let values = [(":failed", "failed"), (":reason", reason), (":message", message)];
+        let update =
+            values.into_iter().fold(update, |u, (name, value)| u.expression_attribute_values(name, text(value)));
+        match update.expression_attribute_values(":at", text(at)).send().await {
+            Ok(_) => Ok(()),
+            // A gateway has it: its word counts.
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Err(error) => Err(failed("end a command that was not sent", error)),
+        }
+    }
+
+    /// Where a budget stands; `None` before its first use.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn budget(&self, owner: &str, command: &str) -> Result<Option<i64>, StoreError> {
+        let get = self.client.get_item().table_name(&self.tables.commands).consistent_read(true);
+        let get = get.set_key(Some(budget_key(owner, command)));
+        let answer = get.send().await.map_err(|error| failed("read a budget", error))?;
+        let stored = answer.item.map(item::to_json);
+        Ok(stored.and_then(|item| item.get("used_until_ms")?.as_i64()))
+    }
+
+    /// Moves a budget on, if it still stands where it was read; `false` if somebody else moved it meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn spend(&self, owner: &str, command: &str, was: Option<i64>, becomes: i64) -> Result<bool, StoreError> {
+        let update = self.client.update_item().table_name(&self.tables.commands);
+        let update = update.set_key(Some(budget_key(owner, command)));
+        let number = |n: i64| AttributeValue::N(n.to_string());
+        let mut update = update
+            .update_expression("SET #used_until_ms = :becomes")
+            .set_expression_attribute_names(Some(expression_names(["used_until_ms"].into_iter())))
+            .expression_attribute_values(":becomes", number(becomes))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None);
+        update = match was {
+            Some(was) => {
+                update.condition_expression("#used_until_ms = :was").expression_attribute_values(":was", number(was))
+            }
+            None => update.condition_expression("attribute_not_exists(#used_until_ms)"),
+        };
+        match update.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+                Ok(false)
+            }
+            Err(error) => Err(failed("write a budget", error)),
+        }
+    }
+}
+
+/// A key that no device can have: `#` is not allowed in an id.
+fn budget_key(owner: &str, command: &str) -> Attributes {
+    Attributes::from([
+        (devices::DEVICE_ID.to_owned(), text(format!("budget#{owner}"))),
+        (commands::COMMAND_ID.to_owned(), text(command)),
+    ])
+}
