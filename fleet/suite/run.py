@@ -233,9 +233,8 @@ def tokens(url, issuer):
     check("one that was changed does not", post(url, f"{head}.{forged}.{signature}", "list_devices")[0] == 401)
 
 
-def conformance(port, bearer):
+def conformance(port, forward, bearer):
     """Both revisions through a forwarder that adds the token. Scenarios for things that are not served are listed by name."""
-    forward = free_port()
     start(forward, [NODE, str(HERE / "forward.mjs"), str(forward), str(port)], FORWARD_TOKEN=bearer)
     lines = []
     for revision in ["2025-11-25", "2026-07-28"]:
@@ -253,15 +252,22 @@ def conformance(port, bearer):
 def main():
     pathlib.Path(RESULTS).mkdir(parents=True, exist_ok=True)
     tables()
-    port, idp = free_port(), free_port()
+    port, idp, forward = free_port(), free_port(), free_port()
     url, issuer = f"http://127.0.0.1:{port}/mcp", f"http://127.0.0.1:{idp}"
     start(idp, [NODE, str(HERE / "oidc.mjs"), MODULES, str(idp), url])
     serve = [BINARY, "serve", "--listen", f"127.0.0.1:{port}", "--issuer", issuer, "--groups-claim", "groups"]
-    server = start(port, serve, FLOORGATE_LOG="warn", **AWS)
-    tokens(url, issuer)
+    # The conformance suite calls as a page of the address that it calls.
+    serve += ["--allow-origin", f"http://127.0.0.1:{forward}"]
+    server = None
     for mode in ["legacy", "2026-07-28"]:
+        if server:
+            # What was read in the other revision would entitle to commands in this one.
+            server.terminate()
+            check("it ends well at SIGTERM", server.wait(timeout=15) == 0)
+        server = start(port, serve, FLOORGATE_LOG="error", **AWS)
         asyncio.run(operators(url, issuer, mode))
-    conformance(port, token(issuer, "senior", url))
+    tokens(url, issuer)
+    conformance(port, forward, token(issuer, "senior", url))
     server.terminate()
     check("it ends well at SIGTERM", server.wait(timeout=15) == 0)
     print(f"{passed} passed")

@@ -21,7 +21,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{any, get};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
@@ -39,6 +39,8 @@ use crate::identity::{Identity, Operator, Refusal, Resource};
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a body may take to arrive.
 pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// How long a body that is not wanted is waited for, so that its connection can be used again.
+pub(super) const UNREAD_WITHIN: Duration = Duration::from_secs(1);
 /// How long an answer may take; the longest wait of a tool is 60 s.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 /// Requests in hand at once.
@@ -184,26 +186,28 @@ impl Guard {
 
 async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>) -> Response {
     let (guard, mcp) = &*shared;
-    if !guard.page_is_allowed(request.headers()) {
-        return answer(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", "this Origin is not allowed".to_owned());
+    let (mut parts, body) = request.into_parts();
+    if !guard.page_is_allowed(&parts.headers) {
+        let said = answer(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", "this Origin is not allowed".to_owned());
+        return unread(body, said).await;
     }
     let Ok(_permit) = guard.in_hand.all.try_acquire() else {
-        return busy(StatusCode::SERVICE_UNAVAILABLE, "too many requests in hand");
+        return unread(body, busy(StatusCode::SERVICE_UNAVAILABLE, "too many requests in hand")).await;
     };
-    let operator = match guard.operator(request.headers()).await {
+    let operator = match guard.operator(&parts.headers).await {
         Ok(operator) => operator,
         Err(refusal) => {
             tracing::debug!(%refusal, "a request without a good token");
-            return guard.refused(&refusal);
+            return unread(body, guard.refused(&refusal)).await;
         }
     };
     let Some(_counted) = guard.in_hand.count(&operator.caller.subject) else {
-        return busy(StatusCode::TOO_MANY_REQUESTS, "too many requests of this operator in hand");
+        let said = busy(StatusCode::TOO_MANY_REQUESTS, "too many requests of this operator in hand");
+        return unread(body, said).await;
     };
-    let (mut parts, body) = request.into_parts();
     let body = match read(body).await {
         Ok(body) => body,
-        Err(response) => return response,
+        Err(response) => return closing(response),
     };
     if parts.method == Method::POST {
         match glance(&body) {
@@ -213,7 +217,7 @@ async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>
                 }
             }
             Ok(None) => {}
-            Err(response) => return response,
+            Err(response) => return *response,
         }
     }
     // The token has done its work; nothing behind this line sees it.
@@ -225,6 +229,18 @@ async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>
         Ok(Ok(response)) => response.map(Body::new),
         Err(_) => answer(StatusCode::GATEWAY_TIMEOUT, "text/plain; charset=utf-8", "no answer in time".to_owned()),
     }
+}
+
+/// An answer to a request whose body nobody wants. It is read all the same, briefly: a connection that is closed on unread bytes
+/// may take the answer with it, and a client that keeps it for the next request would find it gone.
+async fn unread(body: Body, response: Response) -> Response {
+    let read = tokio::time::timeout(UNREAD_WITHIN, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    if matches!(read, Ok(Ok(_))) { response } else { closing(response) }
+}
+
+fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
+    response
 }
 
 async fn read(body: Body) -> Result<Bytes, Response> {
@@ -241,10 +257,10 @@ async fn read(body: Body) -> Result<Bytes, Response> {
 }
 
 /// What a body is about, if it shows; an error if it is no JSON object.
-fn glance(body: &[u8]) -> Result<Option<Glance>, Response> {
+fn glance(body: &[u8]) -> Result<Option<Glance>, Box<Response>> {
     match serde_json::from_slice::<Value>(body) {
-        Err(_) => Err(rpc_error(-32_700, "Parse error: the body is not JSON")),
+        Err(_) => Err(Box::new(rpc_error(-32_700, "Parse error: the body is not JSON"))),
         Ok(Value::Object(object)) => Ok(Glance::deserialize(Value::Object(object)).ok()),
-        Ok(_) => Err(rpc_error(-32_600, "Invalid request: one JSON-RPC message a body, no batches")),
+        Ok(_) => Err(Box::new(rpc_error(-32_600, "Invalid request: one JSON-RPC message a body, no batches"))),
     }
 }

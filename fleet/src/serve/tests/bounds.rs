@@ -179,6 +179,24 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_connection_on_which_a_token_was_missing_serves_the_next_request() {
+    let fixture = fixture(config()).await;
+    let address = fixture.server.address;
+    let (_stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(fixture.server.run(async { drop(stopped.await) }));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The body comes after its head, as it does from most clients.
+    stream.write_all(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+    let mut early = [0; 1];
+    let waited = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut early)).await;
+    assert!(waited.is_err(), "the answer waits for the body");
+    stream.write_all(b"{}").await.unwrap();
+    let answers = raw(stream, HEALTH).await;
+    assert!(answers.starts_with("HTTP/1.1 401") && answers.contains("HTTP/1.1 200"), "{answers}");
+    serving.abort();
+}
+
+#[tokio::test]
 async fn a_head_over_the_limit_ends_its_connection() {
     let fixture = fixture(config()).await;
     let address = fixture.server.address;

@@ -16,16 +16,19 @@ use tower::ServiceExt;
 use super::*;
 use crate::identity::testing::{NOW, Published, Signer, Source, claims, cognito};
 
+/// By whom, which tool, with what.
+type Called = (Caller, String, Map<String, Value>);
+
 /// Tools that write down who called what, and answer what they are told to.
 #[derive(Default)]
 pub(super) struct Recorder {
-    calls: Mutex<Vec<(Caller, String, Map<String, Value>)>>,
+    calls: Mutex<Vec<Called>>,
     answers: Mutex<Vec<Result<Value, ToolError>>>,
     takes: Mutex<Duration>,
 }
 
 impl Recorder {
-    pub(super) fn calls(&self) -> Vec<(Caller, String, Map<String, Value>)> {
+    pub(super) fn calls(&self) -> Vec<Called> {
         self.calls.lock().unwrap().clone()
     }
 }
