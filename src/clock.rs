@@ -38,6 +38,7 @@
 //!
 //! It sets no clock and asks no time server.
 
+mod deadline;
 mod face;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use std::time::Duration;
 
 use floorgate_model::Timestamp;
 
+pub use self::deadline::Deadline;
 pub use self::face::BootId;
 use self::face::{Face, Shown};
 

@@ -115,6 +115,20 @@ fn the_daemon_never_contains_demo_code() {
 }
 
 #[test]
+fn the_cloud_half_never_links_the_daemon_and_the_sdk_stays_in_its_rooms() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fleet/Cargo.toml")).unwrap();
+    assert!(!manifest.lines().any(|line| line.starts_with("floorgate ") || line.starts_with("floorgate=")));
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("fleet/src");
+    for path in sources(&src) {
+        let (code, show) = (code(&path), path.strip_prefix(&src).unwrap().display().to_string());
+        let allowed = show.starts_with("store") || show.starts_with("link") || show == "settings.rs";
+        for vendor in ["aws_", "rumqttc"] {
+            assert!(allowed || !names_crate(&code, vendor), "fleet/src/{show} names {vendor}");
+        }
+    }
+}
+
+#[test]
 fn the_checker_sees_what_it_looks_for() {
     assert!(names_crate("use rusqlite::Connection;", "rusqlite"));
     assert!(names_crate("let x = aws_sdk_dynamodb::Client::new();", "aws_"));

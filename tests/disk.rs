@@ -142,6 +142,59 @@ async fn whatever_the_disk_does_commands_are_refused_readings_wait_and_it_is_bac
     all_in_table(&rig, &sensor, &acknowledged).await;
 }
 
+/// A command that the device has begun, and whose answer comes behind a reading that cannot be stored.
+async fn a_command_ends_behind_a_refused_reading(mut rig: Rig, endpoint: bool) {
+    let disk = Disk::under(&mut rig);
+    rig.daemon.provision().await;
+    rig.daemon.run().await;
+    let (sensor, valve) = (rig.id("PRESS-001"), rig.id("VALVE-001"));
+    let device = rig.device("VALVE-001", Behaviour::Silent).await;
+    let mut operator = rig.operator().await;
+    let mut command = Rig::command("update_config", json!({"sample_rate_seconds": 7}), &isoformat(0));
+    command["command_id"] = "behind-a-reading".into();
+    operator.publish(&format!("devices/{valve}/commands"), command.to_string(), false).await;
+    until("the device has its order", 10, || async { (device.executed().len() == 1).then_some(()) }).await;
+
+    disk.fail("ENOSPC write,open,truncate telemetry 0");
+    let first = Client::connect(rig.floor, "other").await;
+    let _refused = first.send(&format!("devices/{sensor}/telemetry"), json!({"n": 1}).to_string(), false).await;
+    until("readings are refused, and nothing else", 10, || async {
+        let health = &rig.status().await["store"]["health"];
+        (health["takes_readings"] == false && health["takes_reports"] == true).then_some(())
+    })
+    .await;
+    let at = jiff::Timestamp::now().as_millisecond();
+    let reading = json!({"n": 2, "timestamp": at}).to_string();
+    let mut reading = device.client().send(&format!("devices/{valve}/telemetry"), reading, false).await;
+    let answer = json!({"command_id": "behind-a-reading", "status": "succeeded",
+        "configuration": {"sample_rate_seconds": "7"}});
+    let answered = device.client().send(&format!("devices/{valve}/result"), answer.to_string(), false).await;
+    let ended = |v: &Value| v["command_id"] == "behind-a-reading" && v["status"] == "succeeded";
+    operator.json("the end of the command, while readings are refused", 15, ended).await;
+    assert_eq!(rig.status().await["store"]["health"]["takes_readings"], false, "refused all the time");
+    if endpoint {
+        assert!(reading.try_recv().is_err(), "acknowledged, and not on disk");
+    }
+    disk.mend();
+    healthy(&rig).await;
+    tokio::time::timeout(Duration::from_secs(15), answered).await.expect("the answer is acknowledged").unwrap();
+    let stored = |item: &Value| item["last_telemetry"]["n"] == "2";
+    rig.item("the reading that waited", &valve, 15, stored).await;
+    all_in_table(&rig, &valve, &BTreeSet::from([2])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_in_progress_comes_to_its_end_while_readings_are_refused() {
+    a_command_ends_behind_a_refused_reading(Rig::prepare(Options::default()).await, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_in_progress_comes_to_its_end_over_a_plants_broker_while_readings_are_refused() {
+    let broker = floorgate_demo::broker::Broker::start().await.unwrap();
+    let options = Options { floor_broker: Some(broker.address()), ..Options::default() };
+    a_command_ends_behind_a_refused_reading(Rig::prepare(options).await, false).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_failed_flushes_and_a_power_cut_nothing_acknowledged_is_missing_and_no_file_is_damaged() {
     let mut rig = Rig::prepare(Options::default()).await;

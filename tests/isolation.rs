@@ -35,13 +35,12 @@ use bytes::Bytes;
 use floorgate::clock::{Clock, Trust};
 use floorgate::mqtt::endpoint::{Endpoint, EndpointConfig, EndpointHandle, MemorySessions};
 use floorgate::mqtt::intake::{Attached, FloorIntake};
-use floorgate::mqtt::limits::Rates;
+use floorgate::mqtt::limits::{Rates, Silences};
 use floorgate::mqtt::link::Link;
 use floorgate::mqtt::refusals::Refusals;
 use floorgate::mqtt::topics::TopicScheme;
-use floorgate::mqtt::{Acceptance, BoxFuture, Inbound, Intake};
 use floorgate::shadow::store::Attachment;
-use floorgate::shadow::{Config, Store, StoreError};
+use floorgate::shadow::{Config, Store};
 use floorgate_model::{DeviceId, GatewayId, Profile};
 use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
 use tokio::sync::mpsc;
@@ -335,20 +334,6 @@ async fn on_the_endpoint(devices: usize, phase: Duration, floods: &[Flood]) -> R
     commits.and(executes)
 }
 
-/// The intake of a shared link, without the exemption for what a broker kept: here the flood is one from the start.
-#[derive(Debug)]
-struct NothingKept(FloorIntake<Store>);
-
-impl Intake for NothingKept {
-    fn accept(&self, inbound: Inbound) -> BoxFuture<'_, Result<Acceptance, StoreError>> {
-        self.0.accept(inbound)
-    }
-
-    fn hasten(&self) -> BoxFuture<'_, ()> {
-        self.0.hasten()
-    }
-}
-
 /// Publishes a flood of 1,000 messages a second while there is one.
 async fn flood_the_broker(broker: Broker, n: usize, now: Arc<Phase>) {
     let mut every = tokio::time::interval(Duration::from_millis(10));
@@ -385,12 +370,14 @@ async fn acknowledged(broker: Broker, sent: Arc<Mutex<Vec<Begun>>>, figures: Arc
 /// beyond the window before the PUBACKs, which leave in the order of receipt.
 async fn on_a_shared_link(devices: usize, every: Duration, phase: Duration, floods: &[Flood]) -> Result<(), String> {
     let house = house(devices + 1);
-    let (intake, runner) = house.intake.declaring(Rates::default());
+    // Nobody had been silent, so nothing was kept: the flood is one from the start, whatever its connections.
+    let silences: Silences = (0..=devices).map(|n| (id(n), Duration::ZERO)).collect();
+    let (intake, runner) = house.intake.declaring(Rates::default(), silences);
     let (stop, broker) = (CancellationToken::new(), Broker::start().await);
     broker.lock().faults.window = Some(20);
     tokio::spawn(runner.run(stop.clone()));
     let config = running::config(&broker, &["devices/+/telemetry", "devices/+/state"]);
-    let (link, runner) = Link::new(config, Arc::new(NothingKept(intake)), None, Clock::system(Trust::Always));
+    let (link, runner) = Link::new(config, Arc::new(intake), None, Clock::system(Trust::Always));
     let running = tokio::spawn(runner.run(stop.clone()));
     link.state().wait_for(|state| state.up).await.unwrap();
     let (now, figures, sent) =

@@ -25,7 +25,7 @@ fn every_constant_and_every_test_of_the_limits_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let document = fs::read_to_string(root.join("docs/limits.md")).unwrap();
     let mut code = String::new();
-    for folder in ["src", "model/src", "fleet/src", "tests"] {
+    for folder in ["src", "model/src", "tests", "fleet/src", "fleet/tests"] {
         sources(&root.join(folder), &mut code);
     }
     let mut wrong = Vec::new();

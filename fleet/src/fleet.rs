@@ -41,6 +41,10 @@ pub const PAGES_MAX: u32 = 20;
 pub const READ_TIME_MAX: Duration = Duration::from_secs(8);
 /// Pages that are looked through for `did_you_mean`.
 const NAMES_PAGES_MAX: u32 = 4;
+/// After this no new page is begun for it.
+const NAMES_TIME_MAX: Duration = Duration::from_secs(2);
+/// Most characters of a caller's word in the log.
+const LOGGED_MAX: usize = 64;
 /// Longest call, unless the door has less time: the longest wait for a gateway and what is read before and after.
 const CALL_TIME_MAX: Duration = Duration::from_secs(90);
 
@@ -97,22 +101,17 @@ impl Fleet {
         time: Duration,
     ) -> Result<Value, ToolError> {
         let began = Instant::now();
+        let [device, command] =
+            ["device_id", "command"].map(|name| loggable(arguments.get(name).and_then(Value::as_str)));
         let question = crate::cursor::question(tool, &arguments);
         let now = self.parts.clock.now();
         let call = Call { parts: &self.parts, caller, now, deadline: began + time, question };
         let answer = Box::pin(call.answer(tool, arguments)).await;
         let outcome = answer.as_ref().map_or_else(|error| error.code.to_string(), |_| "ok".to_owned());
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let tool: String = tool.chars().filter(|c| !c.is_control()).take(64).collect();
-        info!(
-            tool,
-            subject = caller.subject,
-            name = caller.name,
-            client_id = caller.client_id,
-            outcome,
-            ms,
-            "tool called"
-        );
+        let (tool, subject, name) = (loggable(Some(tool)), &*caller.subject, &*caller.name);
+        let client_id = &*caller.client_id;
+        info!(tool, device, command, subject, name, client_id, outcome, ms, "tool called");
         answer
     }
 }
@@ -168,6 +167,7 @@ impl Call<'_> {
     /// Ids near a name, as far as some pages of devices tell. A table that fails here does not hide the first answer.
     async fn near(&self, named: &str) -> Vec<String> {
         let (filter, mut after, mut near) = (DeviceFilter::default(), None, Vec::<Item>::new());
+        let began = Instant::now();
         for _ in 0..NAMES_PAGES_MAX {
             let Ok(page) = self.parts.store.devices(&filter, None, after).await else { break };
             let best = names::near(named, &page.items);
@@ -175,12 +175,17 @@ impl Call<'_> {
                 crate::age::text(item, devices::DEVICE_ID).is_some_and(|id| best.iter().any(|best| best == id))
             }));
             after = page.last;
-            if after.is_none() {
+            if after.is_none() || began.elapsed() >= NAMES_TIME_MAX {
                 break;
             }
         }
         names::near(named, &near)
     }
+}
+
+/// A caller's word as it may stand in a log: one line, short.
+fn loggable(word: Option<&str>) -> String {
+    word.unwrap_or_default().chars().filter(|c| !c.is_control()).take(LOGGED_MAX).collect()
 }
 
 /// Adds a member, if there is a value.

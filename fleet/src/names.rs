@@ -52,7 +52,7 @@ pub(crate) fn near(asked: &str, items: &[Item]) -> Vec<String> {
     let mut found: Vec<(f64, &str)> = Vec::new();
     for item in items {
         let Some(id) = text(item, devices::DEVICE_ID) else { continue };
-        let letters = strsim::normalized_damerau_levenshtein(&lower, &id.to_lowercase());
+        let letters = likeness(&lower, &id.to_lowercase());
         let known: BTreeSet<_> = [Some(id), text(item, devices::DEVICE_TYPE), text(item, devices::LOCATION)]
             .into_iter()
             .flatten()
@@ -69,7 +69,13 @@ pub(crate) fn near(asked: &str, items: &[Item]) -> Vec<String> {
     found.into_iter().take(SUGGESTIONS_MAX).map(|(_, id)| id.to_owned()).collect()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a few dozen words")]
+/// Likeness by letters; nothing where the lengths alone rule it out, because comparing a whole fleet takes its time.
+fn likeness(asked: &str, id: &str) -> f64 {
+    let (one, other) = (asked.len().min(id.len()), asked.len().max(id.len()));
+    if share(one, other) < LETTERS_LIKE { 0.0 } else { strsim::normalized_damerau_levenshtein(asked, id) }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a few dozen words or letters")]
 fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

@@ -103,7 +103,7 @@ fn all() -> Vec<Tool> {
             "Send a command",
             "Sends one command to one device and waits for its gateway's word. `delivered` is true only if the gateway \
              accepted it; `status` and `reason` say what came of it. Repeating a call with the same `idempotency_key` \
-             answers the first one's outcome and sends nothing. Use `dry_run` to ask whether it would be accepted.",
+             answers the first one's outcome and is never executed twice. Use `dry_run` to ask whether it would be accepted.",
             input::send_command(),
             output::command(),
             COMMANDS,

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use floorgate_model::{CommandId, CommandName, DeviceId, Timestamp};
 use serde_json::{Map, Value};
-use tokio::time::Instant;
 
 use super::{BoxFuture, Driver, NotSent, Order, Sent};
-use crate::clock::Clock;
+use crate::clock::{Clock, Deadline};
 
 /// Publishes on a device's execute topic with QoS 1, through whatever the floor is: a link to the plant's broker or the
 /// built-in endpoint.
@@ -32,7 +31,7 @@ pub trait ExecuteChannel: Send + Sync {
         &'a self,
         device: &'a DeviceId,
         payload: Bytes,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> BoxFuture<'a, Result<Sent, NotSent>>;
 }
 
@@ -71,12 +70,14 @@ impl Driver for MqttDriver {
             };
             let payload = serde_json::to_vec(&payload)
                 .map_err(|error| NotSent::Offline(format!("the order cannot be written as JSON: {error}")))?;
-            // The wall clock is read once, here; from now on the deadline runs on monotonic time.
+            // The wall clock is read once, here; from now on the deadline runs on the clocks that nothing steps, and on
+            // boot time while the machine is suspended.
             let remaining = order.expires_at.since(self.clock.now());
             if remaining.is_zero() {
                 return Err(NotSent::Expired);
             }
-            self.channel.publish(&order.device_id, payload.into(), Instant::now() + remaining).await
+            let deadline = Deadline::after(remaining, &self.clock);
+            self.channel.publish(&order.device_id, payload.into(), deadline).await
         })
     }
 }
@@ -87,18 +88,19 @@ mod tests {
     use std::time::Duration;
 
     use serde_json::json;
+    use tokio::time::Instant;
 
     use super::*;
 
     #[derive(Default)]
-    struct Recorder(Mutex<Vec<(DeviceId, Bytes, Instant)>>);
+    struct Recorder(Mutex<Vec<(DeviceId, Bytes, Deadline)>>);
 
     impl ExecuteChannel for Recorder {
         fn publish<'a>(
             &'a self,
             device: &'a DeviceId,
             payload: Bytes,
-            deadline: Instant,
+            deadline: Deadline,
         ) -> BoxFuture<'a, Result<Sent, NotSent>> {
             self.0.lock().unwrap().push((device.clone(), payload, deadline));
             Box::pin(async { Ok(Sent::Acknowledged) })
@@ -119,13 +121,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_order_leaves_as_the_contract_writes_it_with_its_deadline() {
         let (channel, clock) = (Arc::new(Recorder::default()), Clock::set_to(Timestamp::from_millis(1_010_000)));
-        let driver = MqttDriver::new(Arc::clone(&channel) as Arc<dyn ExecuteChannel>, clock);
+        let driver = MqttDriver::new(Arc::clone(&channel) as Arc<dyn ExecuteChannel>, clock.clone());
         let started = Instant::now();
         assert_eq!(driver.send(&order()).await, Ok(Sent::Acknowledged));
         let published = channel.0.lock().unwrap();
         let [(device, payload, deadline)] = published.as_slice() else { panic!("{} published", published.len()) };
         assert_eq!(device.as_str(), "PRESS-1");
-        assert_eq!(*deadline, started + Duration::from_secs(50));
+        assert_eq!(deadline.timer(), started + Duration::from_secs(50));
+        clock.pass_boot(Duration::from_secs(50));
+        assert!(deadline.is_over(), "a machine that was suspended sends nothing stale when it wakes");
         let payload: Value = serde_json::from_slice(payload).unwrap();
         let expected = json!({
             "command_id": "c-1", "command": "update_config", "parameters": {"sample_rate_seconds": 10},
@@ -160,7 +164,7 @@ mod tests {
     struct Answers(Result<Sent, NotSent>, Mutex<u32>);
 
     impl ExecuteChannel for Answers {
-        fn publish<'a>(&'a self, _: &'a DeviceId, _: Bytes, _: Instant) -> BoxFuture<'a, Result<Sent, NotSent>> {
+        fn publish<'a>(&'a self, _: &'a DeviceId, _: Bytes, _: Deadline) -> BoxFuture<'a, Result<Sent, NotSent>> {
             *self.1.lock().unwrap() += 1;
             Box::pin(async { self.0.clone() })
         }

@@ -6,21 +6,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use floorgate_model::DeviceId;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::crew::Crew;
 use super::{House, RunError, ids, settings};
-use crate::clock::Clock;
+use crate::clock::{Clock, Deadline};
 use crate::config::{Config, Floor};
 use crate::device::{BoxFuture, Driver, ExecuteChannel, MqttDriver, NotSent, Sent};
 use crate::mqtt;
 use crate::mqtt::endpoint::{BindError, Endpoint, EndpointHandle, SessionStore};
 use crate::mqtt::handed::{Handed, NotHanded};
 use crate::mqtt::intake::FloorIntake;
+use crate::mqtt::limits::Silences;
 use crate::mqtt::link::{Link, LinkState};
 use crate::mqtt::topics::{FloorTopic, TopicScheme};
+use crate::shadow::view::DeviceView;
 use crate::shadow::{Store, StoreError};
 
 /// The floor as the rest of the gateway sees it.
@@ -45,7 +46,7 @@ impl ExecuteChannel for FloorSide {
         &'a self,
         device: &'a DeviceId,
         payload: Bytes,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> BoxFuture<'a, Result<Sent, NotSent>> {
         Box::pin(async move {
             let handed = match self {
@@ -101,7 +102,7 @@ pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Re
         Floor::Broker(broker) => {
             let mut link = settings::link("floor", broker);
             link.filters = FloorTopic::INBOUND.map(|topic| config.topics.filter(topic)).to_vec();
-            let (intake, overflow) = intake.declaring(rates);
+            let (intake, overflow) = intake.declaring(rates, silences(house).await?);
             crew.add("floor limits", overflow.run(crew.stopping()));
             let (link, runner) = Link::new(link, Arc::new(intake), None, house.clock.clone());
             crew.add("floor link", runner.run(crew.stopping()));
@@ -109,6 +110,17 @@ pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Re
             Ok(FloorSide::Broker { link, topics: config.topics.clone(), address: broker.url.to_string() })
         }
     }
+}
+
+/// How long the devices have been silent. Where the clock cannot say, or the store was never told, nothing is known.
+async fn silences(house: &House) -> Result<Silences, RunError> {
+    let now = house.clock.moment();
+    if !now.quality.is_exact() {
+        return Ok(Silences::new());
+    }
+    let devices = house.store.devices().await.map_err(RunError::failed)?;
+    let silence = |device: DeviceView| Some((device.device_id, now.wall.since(device.last_seen_at?)));
+    Ok(devices.into_iter().filter_map(silence).collect())
 }
 
 /// Whose fault it is that there is no endpoint: the files that were given, or the machine.

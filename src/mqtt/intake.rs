@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::codec::{
     MalformedCommand, Refused, malformed_command, parse_answer, parse_command, parse_state, parse_telemetry,
 };
-use super::limits::{Limits, LiveRates};
+use super::limits::{Limits, LiveRates, Silences};
 use super::overflow::{LostReadings, Overflow, OverflowRunner};
 use super::refusals::{Refusal, Refusals};
 use super::topics::{FloorTopic, Parsed, TopicScheme, command_device};
@@ -50,13 +50,14 @@ impl Attached {
 
 /// Where parsed reports go: the store, or a double of it in tests.
 pub trait ReportSink: Send + Sync + 'static {
-    /// Takes one report, waiting for room and for a disk that works; the receipt resolves after its commit.
+    /// Takes one report; the receipt resolves after its commit. A live reading waits for its file within the receipt, so
+    /// that what comes behind it is read; anything else waits for a disk that works, and all for room.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be taken.
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>>;
 
-    /// Commits that these readings were taken and are not kept (`rate_limited`).
+    /// Commits that these readings were taken and are not kept (`rate_limited`), waiting for their file.
     ///
     /// # Errors
     /// [`StoreError`] if that is not durable: they must not be acknowledged.
@@ -89,9 +90,14 @@ pub trait ReportSink: Send + Sync + 'static {
 impl ReportSink for Store {
     fn submit(&self, report: FloorReport) -> BoxFuture<'_, Result<Receipt, StoreError>> {
         Box::pin(async move {
-            // While the disk fails, what comes stays unread with its sender instead of coming again and again.
-            self.until_taken(&report).await;
-            Self::submit(self, report).await
+            match report {
+                FloorReport::Telemetry(report) if !report.retained => self.submit_patiently(report).await,
+                report => {
+                    // While the disk fails, what comes stays unread with its sender instead of coming again and again.
+                    self.until_taken(&report).await;
+                    Self::submit(self, report).await
+                }
+            }
         })
     }
 
@@ -103,7 +109,11 @@ impl ReportSink for Store {
             count: lost.count,
             reason: LossReason::RateLimited,
         };
-        Box::pin(Self::declare_lost(self, lost.into_iter().map(loss).collect()))
+        let losses = lost.into_iter().map(loss).collect();
+        Box::pin(async move {
+            self.until_readings_taken().await;
+            Self::declare_lost(self, losses).await
+        })
     }
 
     fn is_awaited<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<bool, StoreError>> {
@@ -155,16 +165,17 @@ impl<S: ReportSink> FloorIntake<S> {
     /// For a carrier that can make a device wait.
     #[must_use]
     pub fn slowing(self, rates: impl Into<LiveRates>) -> Self {
-        Self { limiting: Limiting::Slowing(Limits::new(rates)), ..self }
+        Self { limiting: Limiting::Slowing(Limits::new(rates, Silences::new())), ..self }
     }
 
-    /// For a link that many devices share. What is beyond the limits is settled only while the runner runs.
+    /// For a link that many devices share, whose broker keeps what comes while it is not connected: a device that had been
+    /// silent may bring in more than it may send. What is beyond the limits is settled only while the runner runs.
     #[must_use]
-    pub fn declaring(self, rates: impl Into<LiveRates>) -> (Self, OverflowRunner<S>)
+    pub fn declaring(self, rates: impl Into<LiveRates>, silences: Silences) -> (Self, OverflowRunner<S>)
     where
         S: Clone,
     {
-        let overflow = Arc::new(Overflow::new(rates.into(), Arc::clone(&self.refusals)));
+        let overflow = Arc::new(Overflow::new(rates.into(), silences, Arc::clone(&self.refusals)));
         let runner = OverflowRunner { overflow: Arc::clone(&overflow), sink: self.sink.clone() };
         (Self { limiting: Limiting::Declaring(overflow), ..self }, runner)
     }

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use super::BoxFuture;
 use super::codec::Refused;
 use super::intake::ReportSink;
-use super::limits::{Limits, LiveRates};
+use super::limits::{Limits, LiveRates, Silences};
 use super::refusals::{Refusal, Refusals};
 use crate::shadow::store::{Receipt, Taken};
 use crate::shadow::{Answer, AnswerStatus, FloorReport, StateReport, StoreError};
@@ -93,8 +93,8 @@ impl fmt::Debug for Overflow {
 }
 
 impl Overflow {
-    pub(super) fn new(rates: LiveRates, refusals: Arc<Refusals>) -> Self {
-        let (readings, words) = (Limits::new(rates.clone()), Limits::new(rates));
+    pub(super) fn new(rates: LiveRates, silences: Silences, refusals: Arc<Refusals>) -> Self {
+        let (readings, words) = (Limits::new(rates.clone(), silences), Limits::new(rates, Silences::new()));
         Self { readings, words, refusals, held: Mutex::default(), changed: Notify::new() }
     }
 
@@ -215,13 +215,14 @@ impl Overflow {
         Ok(receipt)
     }
 
-    /// When something is due.
-    fn deadline(&self) -> Option<Instant> {
+    /// When something is due; losses are not while a declaration is under way.
+    fn deadline(&self, declaring: bool) -> Option<Instant> {
         let held = self.held();
         if held.hastened {
             return Some(Instant::now());
         }
-        held.words.values().filter_map(|words| words.due).chain(held.declare_at).min()
+        let losses = held.declare_at.filter(|_| !declaring);
+        held.words.values().filter_map(|words| words.due).chain(losses).min()
     }
 
     /// Whether nothing shall wait for its time, until this is asked again.
@@ -290,18 +291,28 @@ impl<S: ReportSink + Clone> OverflowRunner<S> {
     /// Dropping it leaves what is held unacknowledged.
     pub async fn run(self, stop: CancellationToken) {
         let mut settling: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        // One declaration at a time. States and answers do not wait for it: while the disk refuses readings it lasts.
+        let mut declaring: Option<BoxFuture<'static, ()>> = None;
+        let mut losses_hastened = false;
         while !stop.is_cancelled() {
-            let deadline = self.overflow.deadline();
+            let deadline = self.overflow.deadline(declaring.is_some());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.overflow.changed.notified() => {}
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
                 Some(()) = settling.next(), if !settling.is_empty() => {}
+                () = finished(&mut declaring) => declaring = None,
             }
             let (now, hastened) = (Instant::now(), self.overflow.is_hastened());
-            if let Some((lost, waiters)) = self.overflow.due_losses(hastened, now) {
-                let outcome = self.sink.declare_lost(lost).await;
-                settle(waiters, &outcome.map(|()| Taken::Stored));
+            losses_hastened |= hastened;
+            if declaring.is_none()
+                && let Some((lost, waiters)) = self.overflow.due_losses(std::mem::take(&mut losses_hastened), now)
+            {
+                let sink = self.sink.clone();
+                declaring = Some(Box::pin(async move {
+                    let outcome = sink.declare_lost(lost).await;
+                    settle(waiters, &outcome.map(|()| Taken::Stored));
+                }));
             }
             for (report, waiters) in self.overflow.due_words(hastened, now) {
                 let sink = self.sink.clone();
@@ -314,6 +325,14 @@ impl<S: ReportSink + Clone> OverflowRunner<S> {
                 }));
             }
         }
+    }
+}
+
+/// Ends with the declaration that is under way; never, if there is none.
+async fn finished(declaring: &mut Option<BoxFuture<'static, ()>>) {
+    match declaring {
+        Some(declaration) => declaration.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -42,6 +42,7 @@ mod device_rows;
 mod fault;
 mod files;
 mod glance;
+mod held;
 mod intake;
 mod journal;
 pub(crate) mod ledgers;

@@ -9,7 +9,7 @@
 //!   of the disk: nobody knows whether it stands there. It comes again when the file is back, and the journal says.
 //! * Once the journal can be written, the refusals are written to it before anyone else gets a turn. One that stands there
 //!   open after all ends there as it was told.
-//! * At most [`REFUSED_MAX`]; beyond, those go that were announced and have expired, else the command stays unacknowledged
+//! * At most [`REFUSED_MAX`] of at most [`REFUSED_BYTES_MAX`]; beyond, those go that were announced and have expired, else the command stays unacknowledged
 //!   with its sender.
 //!
 //! # What it does not do
@@ -21,6 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use floorgate_model::{CommandId, ExecutionRecord, ExecutionStatus, Reason, Timestamp};
+use serde_json::{Map, Value};
 
 use super::fault::Fault;
 use super::terms::{Journalled, NewExecution};
@@ -28,12 +29,18 @@ use super::view::OutboxEntry;
 
 /// Refusals that are kept until the journal can take them.
 pub(super) const REFUSED_MAX: usize = 1_000;
+/// Bytes in memory of these refusals, about. A command has up to 8 KiB, which parsed can be sixteen times as much.
+pub(super) const REFUSED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Newest ids of the journal that are known without reading it.
 pub(super) const KNOWN_MAX: usize = 1_024;
+
+/// What a refusal takes beside its parameters and its texts, bytes: its record, its id once more, its place in a map.
+const ENTRY_BYTES: usize = 1_024;
 
 #[derive(Debug)]
 struct Entry {
     execution: NewExecution,
+    bytes: usize,
     /// Below zero, so that it is none of the journal's.
     seq: i64,
     announced: bool,
@@ -43,6 +50,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Refused {
     entries: BTreeMap<CommandId, Entry>,
+    /// Of all entries.
+    bytes: usize,
     last_seq: i64,
     known: BTreeSet<CommandId>,
     order: VecDeque<CommandId>,
@@ -59,6 +68,27 @@ pub(super) fn refuse(record: &mut ExecutionRecord, fault: Fault, now: Timestamp)
     record.message =
         Some(format!("the gateway cannot write to its disk: {fault}; it takes commands again when it can"));
     record.completed_at = Some(now);
+}
+
+/// What a value takes in memory, bytes, about.
+fn weight(value: &Value) -> usize {
+    let within = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Object(map) => map_weight(map),
+    };
+    size_of::<Value>() + within
+}
+
+fn map_weight(map: &Map<String, Value>) -> usize {
+    map.iter().map(|(key, value)| size_of::<String>() + key.len() + weight(value)).sum()
+}
+
+fn bytes(record: &ExecutionRecord) -> usize {
+    let texts = [&record.issuer, &record.message].into_iter().flatten().map(String::len).sum::<usize>();
+    let details = record.details.as_ref().map_or(0, map_weight);
+    ENTRY_BYTES + texts + details + map_weight(&record.parameters)
 }
 
 impl Refused {
@@ -107,20 +137,29 @@ impl Refused {
         if self.known.contains(&id) {
             return None;
         }
-        if self.entries.len() >= REFUSED_MAX {
-            self.entries.retain(|_, entry| !entry.announced || entry.execution.record.expires_at > now);
-            if self.entries.len() >= REFUSED_MAX {
-                return None;
-            }
-        }
         if !execution.record.status.is_terminal() {
             refuse(&mut execution.record, fault, now);
+        }
+        // It is never sent, so what the driver would be given is not kept.
+        execution.checked_parameters = Map::new();
+        let size = bytes(&execution.record);
+        if !self.has_room(size) {
+            self.entries.retain(|_, entry| !entry.announced || entry.execution.record.expires_at > now);
+            self.bytes = self.entries.values().map(|entry| entry.bytes).sum();
+            if !self.has_room(size) {
+                return None;
+            }
         }
         let record = execution.record.clone();
         self.last_seq -= 1;
         self.count += 1;
-        self.entries.insert(id, Entry { execution, seq: self.last_seq, announced: false });
+        self.bytes += size;
+        self.entries.insert(id, Entry { execution, bytes: size, seq: self.last_seq, announced: false });
         Some(Journalled::New(record))
+    }
+
+    fn has_room(&self, size: usize) -> bool {
+        self.entries.len() < REFUSED_MAX && self.bytes + size <= REFUSED_BYTES_MAX
     }
 
     /// What the result lane has not heard yet, oldest first.
@@ -153,6 +192,7 @@ impl Refused {
 
     /// The journal has them.
     pub(super) fn journalled(&mut self) {
+        self.bytes = 0;
         for id in std::mem::take(&mut self.entries).into_keys() {
             self.know(&id);
         }
@@ -163,8 +203,6 @@ impl Refused {
 mod tests {
     use super::*;
     use floorgate_model::{DeviceId, GatewayId};
-    use serde_json::Map;
-
     fn command(n: usize, expires: i64) -> NewExecution {
         let at = Timestamp::from_millis(0);
         let record = ExecutionRecord {
@@ -189,6 +227,33 @@ mod tests {
 
     fn now() -> Timestamp {
         Timestamp::from_millis(1_000)
+    }
+
+    #[test]
+    fn refused_commands_that_are_large_find_no_more_room_than_four_mebibytes() {
+        let mut refused = Refused::default();
+        // The worst that fits into a command: 8 KiB of smallest values, parsed.
+        let large = |n, expires| {
+            let mut execution = command(n, expires);
+            let values: Value = vec![0; 4_000].into();
+            execution.record.parameters.insert("values".to_owned(), values);
+            execution.checked_parameters = execution.record.parameters.clone();
+            execution
+        };
+        let kept = (0..REFUSED_MAX).take_while(|n| {
+            let expires = if *n == 3 { 500 } else { 5_000 };
+            refused.take(large(*n, expires), Fault::DiskFull, now()).is_some()
+        });
+        let kept = kept.count();
+        let each = 4_000 * size_of::<Value>();
+        assert!((REFUSED_BYTES_MAX / each / 2..=REFUSED_BYTES_MAX / each).contains(&kept), "{kept} of {each} bytes");
+        assert!(refused.all().iter().all(|(kept, _)| kept.checked_parameters.is_empty()));
+        let seqs: Vec<i64> = refused.peek(kept).iter().map(|entry| entry.seq).collect();
+        refused.confirm(&seqs);
+        assert!(refused.take(large(kept, 5_000), Fault::DiskFull, now()).is_some(), "one that has expired makes room");
+        assert_eq!(refused.take(large(kept + 1, 5_000), Fault::DiskFull, now()), None);
+        refused.journalled();
+        assert!(refused.take(large(kept + 2, 5_000), Fault::DiskFull, now()).is_some());
     }
 
     #[test]

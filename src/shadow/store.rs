@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fault::StoreHealth;
 use super::glance::Glance;
+use super::held::Held;
 use super::journal;
 use super::report::FloorReport;
 use super::request::{Ask, Instead, Kind, Pace, Request};
@@ -31,8 +32,9 @@ pub use super::terms::{
 pub struct Store {
     wakeups: Arc<Wakeups>,
     floor_changes: watch::Receiver<u64>,
-    health: watch::Receiver<StoreHealth>,
+    pub(super) health: watch::Receiver<StoreHealth>,
     inhibition: InhibitionWatch,
+    pub(super) held: Held,
     line: Arc<Line>,
 }
 
@@ -92,7 +94,7 @@ impl Store {
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(run).map_err(cannot)?;
         whether_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("it ended at once"))).map_err(cannot)?;
         let line = Line { requests: Some(requests), thread: Mutex::new(Some(thread)) };
-        Ok(Self { wakeups, floor_changes, health, inhibition, line: Arc::new(line) })
+        Ok(Self { wakeups, floor_changes, health, inhibition, held: Held::default(), line: Arc::new(line) })
     }
 
     /// Closes: commits what waits, checkpoints, ends the thread. Later requests answer [`StoreError::Closed`].
@@ -447,7 +449,7 @@ impl Store {
         Ok(answer)
     }
 
-    async fn send(&self, kind: Kind) -> Result<(), StoreError> {
+    pub(super) async fn send(&self, kind: Kind) -> Result<(), StoreError> {
         let requests = self.line.requests.as_ref().ok_or(StoreError::Closed)?;
         requests.send(Request { now: now(), kind }).await.map_err(|_| StoreError::Closed)
     }

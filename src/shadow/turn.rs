@@ -32,7 +32,7 @@ pub(super) struct Memory {
     pub(super) floor_reachable: bool,
     /// `state.db` was never read since start, which was then: the devices are as the configuration has them.
     pub(super) blank_since: Option<Timestamp>,
-    /// And there is a journal in it, which nobody has read.
+    /// And there is a journal in it which could not even be looked at.
     pub(super) unread: bool,
     /// Devices as they were, newest last.
     undo: Vec<Device>,

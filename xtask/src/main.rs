@@ -21,8 +21,8 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         every fault under load, judged from outside (default 10 minutes), then the suites that inject
                         faults from inside; writes docs/fault-matrix.md. --after-tests leaves out what a plain
                         `cargo test` runs too
-  fleet                 the fleet's MCP server with an OpenID provider, another SDK's client and the official
-                        conformance suite
+  fleet                 the fleet's tools over a table of 100,000 devices, then its MCP server with an OpenID provider,
+                        another SDK's client and the official conformance suite
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
   deny                  licences, sources, banned crates and advisories (cargo-deny)
@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         "kills" => number("--count", 50).and_then(suites::kills),
         "disk" => disk::suite(),
         "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
-        "fleet" => fleet::suite(),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
+        "fleet" => suites::fleet().and_then(|()| fleet::suite()),
         "measure" => suites::measure(),
         "deny" => chores::deny(),
         "lines" => chores::lines(),

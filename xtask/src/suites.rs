@@ -53,6 +53,21 @@ pub(crate) fn kills(count: u64) -> Result<()> {
     run(cargo().args(["test", "--test", "kills"]).env("FLOORGATE_TEST_KILLS", count.to_string()))
 }
 
+/// The fleet's tools over a table of 100,000 devices.
+pub(crate) fn fleet() -> Result<()> {
+    run(cargo().args([
+        "test",
+        "--package",
+        "floorgate-fleet",
+        "--test",
+        "fleet",
+        "many",
+        "--",
+        "--ignored",
+        "--nocapture",
+    ]))
+}
+
 /// The figures, measured on release binaries.
 pub(crate) fn measure() -> Result<()> {
     let folder = tempfile::tempdir()?;

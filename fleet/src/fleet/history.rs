@@ -60,7 +60,8 @@ struct Resume {
 #[derive(Default)]
 struct Told {
     samples: Vec<Value>,
-    gaps: Vec<Value>,
+    /// With the key of its item.
+    gaps: Vec<(Timestamp, Value)>,
     count: u64,
     next: Option<Resume>,
 }
@@ -89,7 +90,8 @@ impl Call<'_> {
         answer.insert(devices::DEVICE_ID.to_owned(), device.as_str().into());
         answer.insert("from".to_owned(), asked.from.to_string().into());
         answer.insert("to".to_owned(), asked.to.to_string().into());
-        answer.insert("gaps".to_owned(), told.gaps.into());
+        let gaps: Vec<_> = told.gaps.into_iter().map(|(_, gap)| gap).collect();
+        answer.insert("gaps".to_owned(), gaps.into());
         answer.insert("count".to_owned(), told.count.into());
         answer.insert("complete".to_owned(), told.next.is_none().into());
         answer.insert("as_of".to_owned(), self.now.to_string().into());
@@ -130,7 +132,7 @@ impl Call<'_> {
     }
 
     /// Gaps that began long before the range and reach into it.
-    async fn gaps_before(&self, device: &DeviceId, asked: &Asked) -> Result<Vec<Value>, ToolError> {
+    async fn gaps_before(&self, device: &DeviceId, asked: &Asked) -> Result<Vec<(Timestamp, Value)>, ToolError> {
         let until = asked.from.saturating_sub(LOOK_BACK + Duration::from_millis(1)).to_string();
         let beginning = Timestamp::EPOCH.to_string();
         let page = self.parts.store.history(device.as_str(), &beginning, &until, true, Some(GAPS_BEFORE)).await?;
@@ -157,7 +159,7 @@ impl Call<'_> {
             for entry in page.items.iter().filter_map(|item| self.entry(item)) {
                 let key = entry.key();
                 if let Some(gap) = entry.gap(asked.from, asked.to) {
-                    told.gaps.push(gap);
+                    told.gaps.push((key, gap));
                     continue;
                 }
                 let skip = asked.resume.filter(|resume| resume.key == key).map_or(0, |resume| resume.told);
@@ -199,7 +201,7 @@ impl Call<'_> {
                 if let Some(gap) = entry.gap(points.start_of(first).max(asked.from), asked.to) {
                     // One that began before was told with the answer before.
                     if asked.resume.is_none() || entry.key() >= points.start_of(first) {
-                        told.gaps.push(gap);
+                        told.gaps.push((entry.key(), gap));
                     }
                     continue;
                 }
@@ -219,10 +221,8 @@ impl Call<'_> {
                     return Err(ToolError::new(code::RANGE_TOO_LARGE, message));
                 }
                 points.cut(whole);
-                told.gaps.retain(|gap| {
-                    let from = gap.get("from").and_then(Value::as_str).and_then(|text| Timestamp::parse(text).ok());
-                    from.is_none_or(|from| from < points.start_of(whole))
-                });
+                // By the key, as the answer after this one tells them.
+                told.gaps.retain(|(key, _)| *key < points.start_of(whole));
                 told.next = Some(Resume { key: next, told: whole });
                 break;
             }

@@ -27,8 +27,8 @@ impl IotLink {
         let config = aws_sdk_iotdataplane::config::Builder::from(aws)
             .endpoint_url(url)
             .timeout_config(timeouts)
-            // A repeat has the same command id, which the gateway takes once.
-            .retry_config(RetryConfig::standard().with_max_attempts(2))
+            // One try: of two, the refusal of the second would hide that the first may have been taken.
+            .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
         Self { client: Client::from_conf(config) }

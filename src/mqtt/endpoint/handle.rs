@@ -8,13 +8,14 @@ use bytes::Bytes;
 use floorgate_model::DeviceId;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::admission::Proof;
 use super::hub::Hub;
 use super::outbox::{Order, Outgoing, QUEUE_MAX};
 use super::stats::EndpointStats;
 use super::users::Users;
+use crate::clock::Deadline;
 use crate::mqtt::handed::{Handed, NotHanded};
 use crate::mqtt::topics::FloorTopic;
 
@@ -56,9 +57,10 @@ impl EndpointHandle {
         &self,
         device: &DeviceId,
         payload: Bytes,
-        deadline: Instant,
+        deadline: impl Into<Deadline>,
     ) -> Result<Handed, NotHanded> {
-        if Instant::now() >= deadline {
+        let deadline = deadline.into();
+        if deadline.is_over() {
             return Err(NotHanded::Expired);
         }
         let (queue, qos) = self.hub.line(device).map_err(NotHanded::Offline)?;

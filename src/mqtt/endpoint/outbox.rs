@@ -19,6 +19,7 @@ use super::connection::End;
 use super::hub::Hub;
 use super::stats::Refusal;
 use super::wire;
+use crate::clock::Deadline;
 use crate::mqtt::Acceptance;
 use crate::mqtt::handed::NotHanded;
 use crate::shadow::store::Receipt;
@@ -46,7 +47,7 @@ pub(super) struct Order {
     pub(super) payload: Bytes,
     pub(super) qos: u8,
     /// No byte leaves from here on.
-    pub(super) deadline: Instant,
+    pub(super) deadline: Deadline,
     /// Told when the first byte has left, or that none will; dropped if the connection ended before.
     pub(super) left: oneshot::Sender<Result<Acknowledgement, NotHanded>>,
 }
@@ -220,18 +221,15 @@ impl<W: AsyncWrite + Unpin> Outbox<W> {
     async fn send_staged(&mut self, hub: &Hub) -> Result<(), End> {
         let stall = self.stall();
         let Some(staged) = self.staged.as_ref() else { return Ok(()) };
-        let deadline = staged.order.deadline;
-        if Instant::now() >= deadline {
+        // Room that a machine finds when it wakes is none for what has expired while it slept.
+        let written = staged.order.deadline.guard(timeout_at(stall, self.writer.write(&staged.packet))).await;
+        let Some(written) = written else {
             self.stalled_at = None;
             let expired = self.staged.take().map(|staged| staged.order.left.send(Err(NotHanded::Expired)));
             drop(expired);
             return Ok(());
-        }
-        let written = match timeout_at(deadline.min(stall), self.writer.write(&staged.packet)).await {
-            Ok(written) => written,
-            Err(_) if Instant::now() >= stall => return Err(slow_reader()),
-            Err(_) => return Ok(()),
         };
+        let Ok(written) = written else { return Err(slow_reader()) };
         match written {
             Ok(count) if count > 0 => self.sent(count, hub),
             _ => return Err(End::Lost),

@@ -57,7 +57,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use floorgate_model::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 pub use super::handed::{Handed, NotHanded};
 pub use address::{Address, AddressError};
@@ -68,7 +67,7 @@ pub use tls::{ALPN_AWS_443, SYSTEM_CA, TlsFiles};
 
 use super::Intake;
 use crate::backoff::Backoff;
-use crate::clock::Clock;
+use crate::clock::{Clock, Deadline};
 
 /// Messages received and not yet settled; at the limit the link stops reading, and the broker keeps the rest.
 pub const INTAKE_MAX: usize = 1_024;
@@ -225,7 +224,7 @@ pub struct LinkState {
 struct Once {
     topic: String,
     payload: Bytes,
-    deadline: Instant,
+    deadline: Deadline,
     reply: oneshot::Sender<Result<Handed, NotHanded>>,
 }
 
@@ -288,7 +287,13 @@ impl Link {
     ///
     /// # Cancel safety
     /// Not cancel safe: after a drop it is unknown whether the message left.
-    pub async fn publish_once(&self, topic: String, payload: Bytes, deadline: Instant) -> Result<Handed, NotHanded> {
+    pub async fn publish_once(
+        &self,
+        topic: String,
+        payload: Bytes,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Handed, NotHanded> {
+        let deadline = deadline.into();
         let offline = {
             let state = self.state.borrow();
             (!state.up).then(|| match &state.last_error {

@@ -15,7 +15,7 @@ use super::events::{Events, Polled, events};
 use super::options::{cut, explain, options};
 use super::outbox::Pump;
 use super::retry::{Retry, STABLE_AFTER};
-use super::session::{Acks, Heard, Session, answer};
+use super::session::{Acks, Heard, Session, Unsent, answer};
 use super::{
     CONNECT_WAIT, INCOMING_MAX, LinkConfig, LinkState, NotHanded, ONCE_WINDOW, OUTBOX_WINDOW, Once, Outbox,
     REFUSED_RETRY, STOP_WAIT,
@@ -155,8 +155,8 @@ impl LinkRunner {
         let mut network = NetworkOptions::new();
         network.set_connection_timeout(CONNECT_WAIT.as_secs()).set_tcp_nodelay(true);
         event_loop.set_network_options(network);
-        let acks = Acks::default();
-        let mut events = events(event_loop, acks.clone());
+        let (acks, unsent) = (Acks::default(), Unsent::default());
+        let mut events = events(event_loop, acks.clone(), unsent.clone());
 
         let first = tokio::select! {
             () = stop.cancelled() => return Ended::Stopped,
@@ -177,7 +177,7 @@ impl LinkRunner {
         let connected = Instant::now();
         self.connected(session_present);
 
-        let mut session = Session::new(client, acks);
+        let mut session = Session::new(client, acks, unsent);
         let carried = self.carry_on(&mut session, &mut events, stop).await;
         drop(events);
         match carried {
@@ -428,6 +428,10 @@ fn hear(session: &mut Session, polled: Option<Polled>, config: &LinkConfig) -> R
                 session.hear(event);
             }
             Err(Broken { why: explain(&error, config), exact: true, cut: cut(&error) })
+        }
+        None if session.has_expired() => {
+            let broker = &config.address;
+            Err(Broken::inexact(format!("`{broker}` took nothing from us until a message to it had expired")))
         }
         None => Err(Broken::inexact("the client ended".to_owned())),
     }

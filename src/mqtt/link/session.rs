@@ -20,6 +20,7 @@ use super::{
     Announcement, FILTERS_PER_SUBSCRIBE, HASTEN_AFTER, Handed, INTAKE_MAX, LinkConfig, NotHanded, ONCE_WINDOW, Once,
     Presence,
 };
+use crate::clock::Deadline;
 use crate::mqtt::{Acceptance, BoxFuture};
 use crate::shadow::StoreError;
 
@@ -32,7 +33,7 @@ enum Slot {
     /// An outbox entry.
     Owed(i64),
     /// A call that waits for the answer; not a byte may leave after the deadline.
-    Once { reply: Reply, deadline: Instant },
+    Once { reply: Reply, deadline: Deadline },
 }
 
 /// What the caller has to do about an event.
@@ -82,9 +83,32 @@ impl Acks {
     }
 }
 
+/// Until when what was handed to the client and has not left yet may leave, in order.
+///
+/// The event loop asks before each of its steps: on a machine that wakes from a suspension, the network may have room at
+/// once for what expired meanwhile, before any timer fires.
+#[derive(Clone, Default)]
+pub(super) struct Unsent(Arc<Mutex<VecDeque<Deadline>>>);
+
+impl Unsent {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Deadline>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, deadline: Deadline) {
+        self.lock().push_back(deadline);
+    }
+
+    /// Whether something has expired before it left.
+    pub(super) fn has_expired(&self) -> bool {
+        self.lock().iter().any(Deadline::is_over)
+    }
+}
+
 pub(super) struct Session {
     client: AsyncClient,
     acks: Acks,
+    unsent: Unsent,
     submitted: VecDeque<Slot>,
     outstanding: HashMap<u16, (Slot, Instant)>,
     subscribing: VecDeque<Vec<String>>,
@@ -106,10 +130,11 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(client: AsyncClient, acks: Acks) -> Self {
+    pub(super) fn new(client: AsyncClient, acks: Acks, unsent: Unsent) -> Self {
         Self {
             client,
             acks,
+            unsent,
             submitted: VecDeque::new(),
             outstanding: HashMap::new(),
             subscribing: VecDeque::new(),
@@ -174,7 +199,7 @@ impl Session {
         if reply.is_closed() {
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        if deadline.is_over() {
             answer(reply, Err(NotHanded::Expired));
             return Ok(());
         }
@@ -182,6 +207,7 @@ impl Session {
             answer(reply, Err(NotHanded::Offline(format!("the link cannot take it: {error}"))));
             return Err(error);
         }
+        self.unsent.push(deadline.clone());
         self.submitted.push_back(Slot::Once { reply, deadline });
         Ok(())
     }
@@ -257,6 +283,9 @@ impl Session {
             }
             Event::Outgoing(Outgoing::Publish(pkid)) => match self.submitted.pop_front() {
                 Some(slot) => {
+                    if matches!(slot, Slot::Once { .. }) {
+                        self.unsent.lock().pop_front();
+                    }
                     self.outstanding.insert(pkid, (slot, Instant::now()));
                     Heard::Nothing
                 }
@@ -321,12 +350,19 @@ impl Session {
         let subscribes = self.awaiting.values().map(|(_, at)| (*at + config.ack_wait, "a SUBACK is missing"));
         // What the network does not take in time must not leave later.
         let unsent = self.submitted.iter().filter_map(|slot| match slot {
-            Slot::Once { deadline, .. } => Some((*deadline, "the network takes nothing, and a message has expired")),
+            Slot::Once { deadline, .. } => {
+                Some((deadline.timer(), "the network takes nothing, and a message has expired"))
+            }
             _ => None,
         });
         let ping =
             self.pinged.map(|at| (at + config.keep_alive / 2, "a ping is not answered, the line may be half open"));
         publishes.chain(subscribes).chain(unsent).chain(ping).min_by_key(|(at, _)| *at)
+    }
+
+    /// Whether something has expired before the network took it.
+    pub(super) fn has_expired(&self) -> bool {
+        self.unsent.has_expired()
     }
 
     /// Nothing is read for now, so the answer to a ping cannot be heard either: its time begins anew afterwards.

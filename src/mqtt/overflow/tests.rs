@@ -81,7 +81,7 @@ fn link(devices: &[&str]) -> Link {
     let (sink, refusals) = (Sink::default(), Arc::new(Refusals::new(clock.clone())));
     let attached = Attached::new(devices.iter().map(|name| id(name)));
     let intake = FloorIntake::new(attached, sink.clone(), TopicScheme::default(), clock, Arc::clone(&refusals));
-    let (intake, runner) = intake.declaring(crate::mqtt::limits::Rates::default());
+    let (intake, runner) = intake.declaring(crate::mqtt::limits::Rates::default(), Silences::new());
     let stop = CancellationToken::new();
     tokio::spawn(runner.run(stop.clone()));
     Link { intake, sink, refusals, stop }

@@ -90,6 +90,11 @@ fn move_to(path: &Path, aside: &Path) -> std::io::Result<()> {
     sync_folder(path)
 }
 
+/// Whether a [`replace`] was interrupted and is not finished yet.
+pub(in crate::shadow) fn is_being_replaced(path: &Path) -> bool {
+    beside(path, ".rebuilt").exists()
+}
+
 /// Puts a rebuilt file `new` in the place of a damaged one, which is moved to `aside`.
 pub(in crate::shadow) fn replace(path: &Path, new: &Path, aside: &Path) -> std::io::Result<()> {
     let rebuilt = beside(path, ".rebuilt");
@@ -107,7 +112,7 @@ pub(in crate::shadow) fn replace(path: &Path, new: &Path, aside: &Path) -> std::
 pub(in crate::shadow) fn finish(path: &Path, wall: Timestamp) -> std::io::Result<()> {
     let rebuilt = beside(path, ".rebuilt");
     forget_new(path);
-    if !rebuilt.exists() {
+    if !is_being_replaced(path) {
         return Ok(());
     }
     let left = COMPANIONS.iter().map(|companion| beside(path, companion)).chain([path.to_owned()]);

@@ -36,6 +36,7 @@ pub(in crate::shadow) mod backup;
 pub(in crate::shadow) mod doubt;
 pub(in crate::shadow) mod header;
 pub(in crate::shadow) mod life;
+pub(in crate::shadow) mod peek;
 pub(in crate::shadow) mod record;
 pub(in crate::shadow) mod salvage;
 pub(in crate::shadow) mod state;

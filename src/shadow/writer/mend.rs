@@ -16,8 +16,8 @@
 //!   request or tick. A file is back in use only when a real write, its flush and a checkpoint have succeeded.
 //! * **Damage is not waited out.** A file in which damage was met is rebuilt ([`super::super::rescue`]) at the next attempt,
 //!   and so is one that cannot be read for [`super::unreadable::UNREADABLE_MAX`] in a folder that takes writes.
-//! * It starts with a disk that takes nothing: then it knows its devices from the configuration alone, and reads the file
-//!   as soon as it can be opened for writing.
+//! * It starts with a disk that takes nothing: then it knows its devices from the configuration alone, which commands it
+//!   had before from a look at the journal ([`super::super::rescue::peek`]), and reads the file as soon as it can be opened for writing.
 //! * A disk that comes and goes is logged at most once in [`SAID_EVERY`].
 
 use std::collections::BTreeMap;
@@ -124,8 +124,7 @@ impl Writer {
                 (Ok((opened.connection, opened.witness)), memory, ledgers)
             }
             Err(cause) => {
-                let mut memory = Memory::new(as_configured(&config, &clock, now));
-                (memory.blank_since, memory.unread) = (Some(clock.now()), has_journal);
+                let memory = blank(&config, &clock, has_journal, now);
                 (Err(passing(cause, &config.state_dir)?), memory, BTreeMap::new())
             }
         };
@@ -141,7 +140,7 @@ impl Writer {
         let mending = Mending::new(Reserve::new(&config.state_dir, config.quota_bytes));
         let backups = Backups::of(&path, now);
         let state = StateFile::new(path, opened);
-        let (flushed_at, lazy_until, chores) = (now, None, Chores::new(now));
+        let (flushed_at, lazy_until, chores) = (now, None, Chores::new(now, &config.state_dir));
         let guess = moment.guess_base().map(|base| (base, moment.wall));
         let mut writer = Self {
             config,
@@ -224,6 +223,7 @@ impl Writer {
                 tracing::debug!(%cause, "telemetry.db cannot be used yet");
             }
         }
+        self.look_beside();
     }
 
     /// Takes the reserve, if there is more space than it needs: else it would be given up again with the next write.
@@ -424,6 +424,18 @@ fn open_state(
             Err(cause)
         }
     }
+}
+
+/// What is known where `state.db` cannot be opened: the configuration, and perhaps which commands its journal has.
+fn blank(config: &Config, clock: &Clock, has_journal: bool, now: Instant) -> Memory {
+    let mut memory = Memory::new(as_configured(config, clock, now));
+    memory.blank_since = Some(clock.now());
+    if has_journal {
+        let ids = rescue::peek::journal_ids(&config.state_dir);
+        memory.unread = ids.is_none();
+        memory.refused.know_all(&ids.unwrap_or_default());
+    }
+    memory
 }
 
 fn read_state(

@@ -5,6 +5,7 @@
 //! Every tick does one small step at most, so that nothing else waits long. Only at the quota a commit waits for more,
 //! and there for a bounded number of steps.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::terms::StoreError;
@@ -38,11 +39,14 @@ pub(super) struct Chores {
     shrunk: bool,
     /// How many readings were given up for the quota when it was told last, and when that was.
     given_up: Option<(u64, Instant)>,
+    /// Bytes beside the two files when they were looked at last: a look reads the folder, too much for every commit.
+    beside: u64,
 }
 
 impl Chores {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { pruned_at: now, quiet: (0, now), shrunk: false, given_up: None }
+    pub(super) fn new(now: Instant, folder: &Path) -> Self {
+        let beside = rescue::bytes_beside(folder);
+        Self { pruned_at: now, quiet: (0, now), shrunk: false, given_up: None, beside }
     }
 }
 
@@ -54,6 +58,7 @@ impl Writer {
             self.chores.pruned_at = self.now;
             outcome = self.prune();
         }
+        self.look_beside();
         let kept = self.keep_room();
         let shrunk = self.shrink_some();
         self.tell_given_up();
@@ -98,7 +103,7 @@ impl Writer {
     pub(super) fn keep_room(&mut self) -> Result<(), StoreError> {
         let (quota, was_full) = (self.config.quota_bytes, self.samples.is_full());
         let bound = quota - quota / FREE_PART;
-        if !was_full && self.bytes_on_disk() + self.log_bytes() <= bound {
+        if !was_full && self.bytes_of_files() + self.chores.beside + self.log_bytes() <= bound {
             return Ok(());
         }
         let made = self.make_room(bound);
@@ -169,7 +174,7 @@ impl Writer {
         if !quiet {
             return Ok(());
         }
-        let worth = |path: &std::path::Path| files::log_bytes(path) >= LOG_WORTH_COPYING;
+        let worth = |path: &Path| files::log_bytes(path) >= LOG_WORTH_COPYING;
         let shrunk = std::mem::take(&mut self.chores.shrunk);
         if shrunk || worth(self.samples.path()) {
             self.samples.empty_log()?;
@@ -188,7 +193,7 @@ impl Writer {
     /// Logs beyond [`LOG_BYTES_MAX`] are copied into their files now; if that fails, the file is out of use until it
     /// works.
     pub(super) fn bound_logs(&mut self) -> Result<(), StoreError> {
-        let too_long = |path: &std::path::Path| files::log_bytes(path) > LOG_BYTES_MAX;
+        let too_long = |path: &Path| files::log_bytes(path) > LOG_BYTES_MAX;
         let mut outcome = Ok(());
         if too_long(self.state.path()) {
             let lazy = self.commit().inspect_err(|cause| self.gave_up(cause.clone(), &mut []));
@@ -201,9 +206,16 @@ impl Writer {
         outcome
     }
 
+    fn bytes_of_files(&self) -> u64 {
+        files::bytes_with_log(self.state.path()) + files::bytes_with_log(self.samples.path())
+    }
+
     fn bytes_on_disk(&self) -> u64 {
-        files::bytes_with_log(self.state.path())
-            + files::bytes_with_log(self.samples.path())
-            + rescue::bytes_beside(&self.config.state_dir)
+        self.bytes_of_files() + rescue::bytes_beside(&self.config.state_dir)
+    }
+
+    /// Looks what lies beside the files: at each tick, and when something was moved there.
+    pub(super) fn look_beside(&mut self) {
+        self.chores.beside = rescue::bytes_beside(&self.config.state_dir);
     }
 }

@@ -67,9 +67,9 @@ impl Entry {
         Some(gap)
     }
 
-    /// As [`Self::gap`].
-    pub(super) fn into_gap(self, start: Timestamp, end: Timestamp) -> Option<Value> {
-        self.gap(start, end)
+    /// As [`Self::gap`], with the key.
+    pub(super) fn into_gap(self, start: Timestamp, end: Timestamp) -> Option<(Timestamp, Value)> {
+        Some((self.key, self.gap(start, end)?))
     }
 
     /// The samples of a block; none of a gap.

@@ -16,7 +16,7 @@ impl Call<'_> {
     pub(super) fn command_id(&self, asked: &Asked, device: &DeviceId) -> CommandId {
         let id = match &asked.key {
             None => new_id(self.now),
-            Some(key) => keyed_id(&self.caller.subject, device, key),
+            Some(key) => keyed_id(&self.caller.subject, device, key, asked.dry_run),
         };
         #[expect(
             clippy::expect_used,
@@ -81,10 +81,12 @@ fn same_value(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// Another caller's key and another device's are other intentions, so a batch may use one key for all its devices.
-fn keyed_id(subject: &str, device: &DeviceId, key: &str) -> String {
+/// Another caller's key and another device's are other intentions, so a batch may use one key for all its devices; and
+/// to ask with a key whether something would be accepted does not use the key up.
+fn keyed_id(subject: &str, device: &DeviceId, key: &str, dry_run: bool) -> String {
     let mut hash = Sha256::new();
-    for field in [subject, device.as_str(), key] {
+    let kind = if dry_run { "dry_run" } else { "" };
+    for field in [subject, device.as_str(), key, kind] {
         // The lengths keep the fields apart.
         hash.update((field.len() as u64).to_be_bytes());
         hash.update(field.as_bytes());

@@ -1,6 +1,8 @@
 //! Orders leave once or not at all.
 
 use super::*;
+use crate::mqtt::endpoint::outbox::{Order, Outbox, Outgoing};
+use crate::mqtt::endpoint::wire;
 
 #[tokio::test]
 async fn an_order_needs_a_device_that_is_there_and_has_subscribed() {
@@ -78,6 +80,33 @@ async fn an_order_that_finds_no_room_expires_and_a_stalled_reader_is_closed() {
     assert_eq!(first.await.unwrap(), Ok(Handed::Unknown));
     serving.await.unwrap();
     assert_eq!(hub.stats().refused, [("slow_reader", 1)].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_expired_while_the_machine_was_suspended_does_not_leave_when_it_wakes() {
+    let intake: Arc<dyn Intake> = Arc::new(Desk::default());
+    let sessions = Arc::new(MemorySessions::default());
+    let hub = Hub::new(TopicScheme::default(), intake, sessions, &BTreeMap::new(), 10, [id("A")].into());
+    let (mut device, served) = tokio::io::duplex(4);
+    let (queue, waiting) = tokio::sync::mpsc::channel(1);
+    let mut outbox = Outbox::new(served, waiting);
+    // Nothing is read at the other end: there is no room for the order.
+    wire::puback(outbox.pending(), 1);
+    outbox.turn(&hub).await.unwrap();
+    let clock = crate::clock::Clock::set_to(floorgate_model::Timestamp::EPOCH);
+    let (left, mut leaving) = oneshot::channel();
+    let deadline = crate::clock::Deadline::after(Duration::from_secs(5), &clock);
+    let order = Order { topic: "devices/A/execute".to_owned(), payload: "{}".into(), qos: 1, deadline, left };
+    queue.try_send(Outgoing::Order(order)).unwrap();
+    while futures_util::FutureExt::now_or_never(outbox.turn(&hub)).is_some() {}
+    clock.pass_boot(Duration::from_secs(3_600));
+    let mut read = [0; 64];
+    let puback = AsyncReadExt::read(&mut device, &mut read).await.unwrap();
+    assert_eq!(puback, 4);
+    outbox.turn(&hub).await.unwrap();
+    assert!(matches!(leaving.try_recv(), Ok(Err(NotHanded::Expired))));
+    drop(outbox);
+    assert_eq!(AsyncReadExt::read(&mut device, &mut read).await.unwrap(), 0, "not a byte of it");
 }
 
 #[tokio::test(start_paused = true)]

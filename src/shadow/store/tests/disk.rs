@@ -68,6 +68,49 @@ async fn while_the_disk_takes_no_writes_a_command_is_refused_and_announced_and_l
     assert_ne!(store.device(&id("GW")).await.unwrap().unwrap().status_reason, own.status_reason);
 }
 
+#[tokio::test]
+async fn a_journal_is_looked_at_without_changing_a_byte_and_only_as_a_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for n in ["c1", "c2"] {
+        store.journal(command("A", "reboot", n)).await.unwrap();
+    }
+    let look = |folder: &Path| {
+        let bytes = |folder: &Path| {
+            let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            files.map(|file| (file.clone(), std::fs::read(&file).unwrap())).collect::<BTreeMap<_, _>>()
+        };
+        let before = bytes(folder);
+        let ids = rescue::peek::journal_ids(folder);
+        assert!(before == bytes(folder), "something was written");
+        ids.map(|ids| ids.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let with_index = || {
+        let copy = killed(folder.path());
+        let index = "state.db-shm";
+        std::fs::copy(folder.path().join(index), copy.path().join(index)).unwrap();
+        copy
+    };
+    assert!(std::fs::metadata(folder.path().join("state.db-wal")).unwrap().len() > 0, "there is a log to be read");
+    assert_eq!(look(killed(folder.path()).path()), None, "a log without its index");
+    assert_eq!(look(with_index().path()).unwrap(), ["c2", "c1"]);
+
+    let replaced = with_index();
+    std::fs::write(replaced.path().join("state.db.rebuilt"), "").unwrap();
+    assert_eq!(look(replaced.path()), None);
+    let cut = with_index();
+    std::fs::write(cut.path().join("state.db-wal"), "").unwrap();
+    assert_eq!(look(cut.path()), None, "its witness knows of more");
+    let unseen = with_index();
+    std::fs::remove_file(unseen.path().join("witness")).unwrap();
+    assert_eq!(look(unseen.path()), None);
+
+    store.close().await.unwrap();
+    assert_eq!(look(folder.path()).unwrap(), ["c2", "c1"], "no log at all");
+    std::fs::write(folder.path().join("state.db"), vec![7; 20_000]).unwrap();
+    assert_eq!(look(folder.path()), None);
+}
+
 /// Journals `c1` in one transaction with a turn that fails; answers what became of it.
 async fn journal_beside(store: &Store, fault: Fault) -> Result<Journalled, StoreError> {
     let ((go, wait), (here, reached)) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());

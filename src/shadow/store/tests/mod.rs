@@ -4,6 +4,7 @@ mod disk;
 mod effects;
 mod failures;
 mod figures;
+mod held;
 mod ledgers;
 #[cfg(feature = "suites")]
 mod measures;

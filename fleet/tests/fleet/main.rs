@@ -1,0 +1,19 @@
+//! The tools over a real table and a real broker. One program for all of it: linking takes longer than running.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests stop at the first surprise"
+)]
+
+mod bench;
+mod doors;
+mod hostile;
+mod many;
+mod runtime_api;
+mod seed_defects;
+mod system;
+mod told;
