@@ -7,9 +7,11 @@
 //! | 64 | the arguments cannot be understood |
 //! | 78 | the configuration cannot be used |
 //!
-//! `run`, `check` and `provision` read the whole configuration. All others talk to a running daemon over its control
+//! `run`, `check`, `provision` and `doctor` read the whole configuration. All others talk to a running daemon over its control
 //! socket and read only where that is, so that they work without the daemon's certificates and environment. Answers go
 //! to standard output, everything else to standard error; a reader that closes the pipe ends the output quietly.
+//!
+//! `doctor` answers also when the configuration cannot be used, and tells by 78 that it cannot.
 //!
 //! With `--json` an error is one line on standard error, `{"error": {"code", "message"}}`, `code` being `usage`,
 //! `configuration` or `failed`; a warning of `check` is `{"warning": …}`.
@@ -17,13 +19,14 @@
 mod arguments;
 mod ask;
 mod daemon;
+mod doctor;
 mod table;
-mod words;
+pub(crate) mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::config::{ConfigErrors, Environment};
 use crate::control::AskError;
@@ -49,13 +52,16 @@ enum CliError {
     /// The answer is out and says it all.
     #[error("not succeeded")]
     Told,
+    /// The same, and it is the configuration's fault.
+    #[error("not succeeded")]
+    ToldConfiguration,
 }
 
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => EXIT_USAGE,
-            Self::Configuration(_) => EXIT_CONFIGURATION,
+            Self::Configuration(_) | Self::ToldConfiguration => EXIT_CONFIGURATION,
             Self::Failed(_) | Self::Told => EXIT_FAILURE,
         }
     }
@@ -64,7 +70,7 @@ impl CliError {
     fn code(&self) -> &'static str {
         match self {
             Self::Usage(_) => "usage",
-            Self::Configuration(_) => "configuration",
+            Self::Configuration(_) | Self::ToldConfiguration => "configuration",
             Self::Failed(_) | Self::Told => "failed",
         }
     }
@@ -91,6 +97,13 @@ impl From<AskError> for CliError {
     }
 }
 
+/// What can be typed, for those who describe it: manual pages and shell completions are made from it
+/// (`examples/manual.rs`).
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Does what the arguments of this process ask for.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -114,7 +127,7 @@ pub fn main() -> ExitCode {
     match perform(arguments, &Environment::of_process()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !matches!(error, CliError::Told) {
+            if !matches!(error, CliError::Told | CliError::ToldConfiguration) {
                 complain(&error, json);
             }
             ExitCode::from(error.exit_code())
@@ -128,6 +141,7 @@ fn perform(arguments: Arguments, environment: &Environment) -> Result<(), CliErr
         Task::Run { log_level } => daemon::run(&config, environment, log_level.as_deref()),
         Task::Check => daemon::check(&config, environment, json),
         Task::Provision => daemon::provision(&config, environment, json),
+        Task::Doctor => doctor::doctor(&config, environment, json),
         Task::Status => ask::status(&config, environment, json),
         Task::Devices { status } => ask::devices(&config, environment, json, status),
         Task::Device { id } => ask::device(&config, environment, json, id),

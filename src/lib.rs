@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Who may know whom: `model` nobody; [`shadow`] and [`device`] know `model`; [`mqtt`], [`sync`] and [`command`] know
-//! [`shadow`]; only [`gateway`] knows all. `tests/architecture.rs` enforces it. Vendor crates stay in their rooms:
+//! [`shadow`]; only [`gateway`] knows all, and [`doctor`], which looks at all. `tests/architecture.rs` enforces it. Vendor crates stay in their rooms:
 //! rumqttc in [`mqtt`], rusqlite in [`shadow`], the AWS SDK in [`sync`].
 
 // First: its macro is for all others.
@@ -30,6 +30,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod device;
+pub mod doctor;
 pub mod gateway;
 pub mod logging;
 pub mod memory;

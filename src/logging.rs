@@ -3,8 +3,13 @@
 //! In the journal every field of an event and of the spans around it becomes a field of the entry, in capitals:
 //! `device_id` is `DEVICE_ID=`, so `journalctl DEVICE_ID=SENSOR-LINE7-PRESS-001` finds them. Entries are sent as
 //! blocking datagrams, which is fine for some thousand a second; nothing here logs a line for each message.
+//!
+//! The same warning again is held back for a minute and counted (`logging/repeats.rs`).
+
+mod repeats;
 
 use std::fmt;
+use std::io::Write;
 
 use log::kv;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
@@ -15,6 +20,8 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+
+pub use repeats::{LINES_MAX, TOLD_EVERY};
 
 /// What is logged unless told: `info`, and only warnings of the crates underneath.
 pub const DEFAULT_FILTER: &str = "warn,floorgate=info";
@@ -48,13 +55,21 @@ pub enum LoggingError {
 pub fn start(filter: Option<&str>) -> Result<(), LoggingError> {
     let filter = parse_filter(filter)?;
     let journal = if connected_to_journal() { JournalLog::empty().ok() } else { None };
-    let journal = journal.map(|log| JournalLayer { log: log.with_syslog_identifier(IDENTIFIER.to_owned()) });
+    let journal = journal.map(|log| JournalLayer { log: log.with_syslog_identifier(IDENTIFIER.to_owned()).into() });
+    let repeats = repeats::Repeats::new(match &journal {
+        Some(journal) => {
+            let journal = journal.clone();
+            Box::new(move |text| journal.send(log::Level::Warn, "floorgate", (None, None, None), &Fields::text(text)))
+        }
+        // Nobody is left to tell if that fails.
+        None => Box::new(|text| drop(writeln!(std::io::stderr(), "{:.3}  WARN {text}", jiff::Timestamp::now()))),
+    });
     // systemd and containers show lines as they are; a terminal gets no colours either, so that pipes stay clean.
     let text = journal.is_none().then(|| {
         let time = tracing_subscriber::fmt::layer().with_ansi(false).with_target(false).with_timer(UtcTime);
         time.with_writer(std::io::stderr)
     });
-    let subscriber = tracing_subscriber::registry().with(filter).with(journal).with(text);
+    let subscriber = tracing_subscriber::registry().with(filter).with(repeats).with(journal).with(text);
     subscriber.try_init().map_err(|_| LoggingError::Twice)
 }
 
@@ -84,8 +99,9 @@ impl tracing_subscriber::fmt::time::FormatTime for UtcTime {
 // ---- journal ----------------------------------------------------------------------------------------------------
 
 /// Carries events to the journal with all their fields.
+#[derive(Clone)]
 struct JournalLayer {
-    log: JournalLog,
+    log: std::sync::Arc<JournalLog>,
 }
 
 /// Fields of an event or of a span.
@@ -93,6 +109,12 @@ struct JournalLayer {
 struct Fields {
     message: String,
     pairs: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn text(message: &str) -> Self {
+        Self { message: message.to_owned(), pairs: Vec::new() }
+    }
 }
 
 impl Visit for Fields {

@@ -180,9 +180,14 @@ fn the_unit_agrees_with_the_daemon() {
     assert_eq!(value("RuntimeDirectoryMode"), ["0700"], "a folder others may enter is not used");
     assert_eq!(value("CapabilityBoundingSet"), [""]);
     assert!(lines.iter().all(|line| !line.contains("network-online")), "a gateway without an uplink starts at once");
-    // Each of these would take away what the daemon reads: the boot's id, or whether the clock is right.
-    assert!(lines.iter().all(|line| !line.starts_with("ProcSubset=") && !line.starts_with("ProtectClock=")));
-    assert!(value("SystemCallFilter").iter().any(|calls| calls.contains("adjtimex clock_adjtime")));
+    // It would take away what the daemon reads: the boot's id.
+    assert!(lines.iter().all(|line| !line.starts_with("ProcSubset=")));
+    // Asking the kernel whether the clock is right is forbidden; then timesyncd's word is looked for where it is, and the
+    // drop-in for other time services gives the call back.
+    assert_eq!(value("ProtectClock"), ["yes"]);
+    let other = read("deploy/systemd/other-time-service.conf");
+    assert!(other.contains("\nProtectClock=no\n") && other.contains("\nSystemCallFilter=adjtimex clock_adjtime"));
+    assert!(read("src/clock/face.rs").contains("\"/run/systemd/timesync/synchronized\""));
     let user = value("User")[0].to_owned();
     assert!(read("deploy/sysusers.d/floorgate.conf").contains(&format!("u {user} ")));
 }

@@ -58,7 +58,7 @@ fn start_logging(environment: &Environment, level: Option<&str>) -> Result<(), C
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(WORKER_THREADS).enable_all().build();
     runtime.map_err(|error| CliError::Failed(format!("cannot start: {error}")))

@@ -32,7 +32,7 @@ const UNITS: [(&str, &str); 22] = [
 ];
 
 /// How long, in its largest sensible unit: `4 s`, `12 min`, `7 h`, `3 d`.
-pub(super) fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -43,12 +43,12 @@ pub(super) fn duration(duration: Duration) -> String {
 }
 
 /// How long ago; `-` for never.
-pub(super) fn age(now: Timestamp, then: Option<Timestamp>) -> String {
+pub(crate) fn age(now: Timestamp, then: Option<Timestamp>) -> String {
     then.map_or_else(|| "-".to_owned(), |then| duration(now.since(then)))
 }
 
 /// A size in bytes: `820 B`, `1.5 MB`.
-pub(super) fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     let scaled = |unit: u64| format!("{}.{}", n / unit, n % unit * 10 / unit);
     match n {
         0..1_000 => format!("{n} B"),

@@ -2,6 +2,10 @@
 //! kernel calls the wall clock synchronised. Or, in tests, what they were set to.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use floorgate_model::Timestamp;
 
@@ -9,6 +13,12 @@ use floorgate_model::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BootId(u128);
 
+/// Touched by systemd-timesyncd each time it has set the clock right; in a folder that is empty after a boot.
+const TIMESYNC_FILE: &str = "/run/systemd/timesync/synchronized";
+/// How old its time may be: timesyncd asks at least every 2,048 s, and one answer may be lost.
+const TIMESYNC_COUNTS_FOR_S: i64 = 2 * 2_048 + 60;
+/// Two looks at the wall clock that differ by more, milliseconds, from what passed between them: it was stepped.
+const STEP_MS: u64 = 5_000;
 /// Where the kernel tells it.
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -65,7 +75,7 @@ pub(super) struct Shown {
 #[derive(Debug)]
 pub(super) enum Face {
     /// The machine.
-    System { boot_id: BootId },
+    System { boot_id: BootId, timesync: Mutex<Option<Heard>> },
     /// A test.
     Set(SetFace),
 }
@@ -81,7 +91,7 @@ pub(super) struct SetFace {
 
 impl Face {
     pub(super) fn system() -> Self {
-        Self::System { boot_id: BootId::running() }
+        Self::System { boot_id: BootId::running(), timesync: Mutex::default() }
     }
 
     pub(super) fn set_to(now: Timestamp) -> Self {
@@ -95,7 +105,7 @@ impl Face {
 
     pub(super) fn boot_id(&self) -> BootId {
         match self {
-            Self::System { boot_id } => *boot_id,
+            Self::System { boot_id, .. } => *boot_id,
             Self::Set(set) => BootId(u128::from(set.boots.load(Ordering::Relaxed))),
         }
     }
@@ -113,12 +123,17 @@ impl Face {
         }
     }
 
-    /// Whether the kernel says that something keeps its clock right. Containers that may not ask get "no".
+    /// Whether the kernel says that something keeps its clock right. Who may not ask it (a sandbox without the call, a
+    /// container) takes systemd-timesyncd's word, and where there is none, "no".
     pub(super) fn synchronised(&self) -> bool {
         match self {
-            Self::System { .. } => {
+            Self::System { timesync, .. } => {
                 let (answer, status) = adjtimex();
-                is_synchronised(answer, status)
+                if answer >= 0 {
+                    return is_synchronised(answer, status);
+                }
+                let mut heard = timesync.lock().unwrap_or_else(PoisonError::into_inner);
+                told_by_timesyncd(Path::new(TIMESYNC_FILE), &mut heard, self.shown())
             }
             Self::Set(set) => set.synchronised.load(Ordering::Relaxed),
         }
@@ -132,6 +147,28 @@ fn since_boot_ms() -> i64 {
 
 fn is_synchronised(answer: libc::c_int, status: libc::c_int) -> bool {
     answer >= 0 && answer != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
+}
+
+/// What timesyncd told last: when the file was touched, and what the clocks showed when that was first seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heard {
+    touched: (i64, i64),
+    first: Shown,
+}
+
+/// Whether timesyncd set the clock right a short while ago. A clock that was set by hand since does not count: one that was
+/// set back stands before the file's time, and any step shows against the time since the boot.
+fn told_by_timesyncd(file: &Path, heard: &mut Option<Heard>, shown: Shown) -> bool {
+    let Ok(found) = std::fs::metadata(file) else { return false };
+    let touched = (found.mtime(), found.mtime_nsec());
+    let last = match heard {
+        Some(last) if last.touched == touched => *last,
+        _ => *heard.insert(Heard { touched, first: shown }),
+    };
+    let age = shown.wall.as_millis().div_euclid(1_000).saturating_sub(touched.0);
+    let by_wall = shown.wall.as_millis().saturating_sub(last.first.wall.as_millis());
+    let stepped = by_wall.abs_diff(shown.boot_ms.saturating_sub(last.first.boot_ms)) > STEP_MS;
+    (0..=TIMESYNC_COUNTS_FOR_S).contains(&age) && !stepped
 }
 
 /// The kernel's clock state and its status bits.
@@ -157,6 +194,33 @@ mod tests {
         assert!(!is_synchronised(-1, 0));
         let (answer, _) = adjtimex();
         assert!((-1..=libc::TIME_ERROR).contains(&answer));
+    }
+
+    #[test]
+    fn without_the_kernels_word_that_of_timesyncd_counts_while_it_is_fresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("synchronized");
+        let at = |wall: i64, boot: i64| Shown {
+            wall: Timestamp::from_millis(1_800_000_000_000 + wall * 1_000),
+            boot_ms: boot * 1_000,
+        };
+        let told = |heard: &mut Option<Heard>, wall, boot| told_by_timesyncd(&file, heard, at(wall, boot));
+        assert!(!told(&mut None, 0, 0), "nobody said so");
+        let opened = std::fs::File::create(&file).unwrap();
+        let touch = |seconds: u64| {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000 + seconds);
+            opened.set_modified(time).unwrap();
+        };
+        touch(0);
+        let mut heard = None;
+        assert!(told(&mut heard, 0, 100) && told(&mut heard, 4_156, 4_256));
+        assert!(!told(&mut heard, 4_157, 4_257), "it has not been heard for too long");
+        assert!(!told(&mut None, -1, 100), "the clock was set back, before the last word");
+        let mut heard = None;
+        assert!(told(&mut heard, 600, 700) && told(&mut heard, 660, 760));
+        assert!(!told(&mut heard, 300, 770) && !told(&mut heard, 1_000, 780), "it was set back, it was set forward");
+        touch(900);
+        assert!(told(&mut heard, 900, 1_000), "and right again");
     }
 
     #[test]

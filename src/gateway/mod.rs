@@ -28,7 +28,7 @@ mod heart;
 mod own;
 mod refused;
 mod reload;
-mod settings;
+pub(crate) mod settings;
 mod upstream;
 
 pub use reload::Reread;

@@ -87,7 +87,7 @@ pub(super) fn rates(config: &Config) -> Rates {
 }
 
 /// A link's settings.
-pub(super) fn link(name: &str, broker: &BrokerConfig) -> LinkConfig {
+pub(crate) fn link(name: &str, broker: &BrokerConfig) -> LinkConfig {
     let address = Address { tls: broker.url.tls, host: broker.url.host.clone(), port: broker.url.port };
     let login = broker.login.as_ref().map(|login| Login {
         user: login.username.clone(),
@@ -107,7 +107,7 @@ fn files(tls: &LinkTls) -> TlsFiles {
 }
 
 /// The tables' settings.
-pub(super) fn tables(config: &Config, tables: &DynamoConfig) -> sync::DynamoConfig {
+pub(crate) fn tables(config: &Config, tables: &DynamoConfig) -> sync::DynamoConfig {
     sync::DynamoConfig {
         region: tables.region.clone(),
         endpoint_url: tables.endpoint_url.clone(),

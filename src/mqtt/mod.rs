@@ -24,6 +24,7 @@ pub mod link;
 mod log_slots;
 pub mod overflow;
 mod pace;
+pub mod probe;
 pub mod refusals;
 pub mod topics;
 

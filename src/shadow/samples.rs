@@ -505,7 +505,7 @@ pub(super) fn passing(cause: StoreError, folder: &Path) -> Result<StoreError, St
 fn tell(losses: &[Loss]) {
     for loss in losses {
         tracing::warn!(
-            device = %loss.device_id, from = %loss.from, to = %loss.to, count = loss.count, reason = %loss.reason,
+            device_id = %loss.device_id, from = %loss.from, to = %loss.to, count = loss.count, reason = %loss.reason,
             "readings are lost"
         );
     }

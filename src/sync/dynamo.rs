@@ -9,6 +9,7 @@ mod classify;
 pub(crate) mod date;
 mod expression;
 mod parts;
+pub mod probe;
 mod schema;
 mod undo;
 pub(crate) mod updates;

@@ -1,9 +1,14 @@
 //! The heavier suites and chores: `cargo xtask NAME`. Each installs what it needs, or says what is missing.
 
+mod board;
 mod chores;
+mod cross;
 mod disk;
+mod emulated;
 mod faults;
 mod fleet;
+mod package;
+mod platform;
 mod servers;
 mod suites;
 mod tools;
@@ -21,10 +26,19 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         every fault under load, judged from outside (default 10 minutes), then the suites that inject
                         faults from inside; writes docs/fault-matrix.md. --after-tests leaves out what a plain
                         `cargo test` runs too
-  fleet                 the fleet's tools over a table of 100,000 devices, then its MCP server with an OpenID provider,
-                        another SDK's client and the official conformance suite
+  fleet                 the fleet's MCP server with an OpenID provider, another SDK's client and the official conformance
+                        suite
+  many                  the fleet's tools over a table of 100,000 devices
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
+  vm [--arch arm64|amd64] [--nspawn] [--cuts N] [--package FILE] [--seed S] [--image-only] [--no-flush]
+                        the board test: Debian with systemd in an emulated ARM machine (default) or a container, the package
+                        installed as a user would, power cuts under load (default 5; a release: 300); wants root.
+                        --no-flush swallows the daemon's flushes and wants the judge to find that
+  cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
+  deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
+  reproducible TARGET   the release binary built twice, in two folders: the same bytes
+  emulated [TARGET…]    the unit tests and the demo's scenarios as ARM programs under qemu
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
 ";
@@ -40,6 +54,10 @@ fn main() -> ExitCode {
         [o, n] if o == option => n.parse().map_err(|_| anyhow::anyhow!("{option} wants a number, not {n:?}")),
         _ => Err(anyhow::anyhow!("{name} takes {option} N alone")),
     };
+    let one = |what: &str| match rest {
+        [only] => Ok(only.as_str()),
+        _ => Err(anyhow::anyhow!("{name} takes one {what}")),
+    };
     let result = match name.as_str() {
         "brokers" => suites::brokers(),
         "seed" => suites::seed(),
@@ -48,8 +66,14 @@ fn main() -> ExitCode {
         "disk" => disk::suite(),
         "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
-        "fleet" => suites::fleet().and_then(|()| fleet::suite()),
+        "fleet" => fleet::suite(),
+        "many" => suites::many(),
         "measure" => suites::measure(),
+        "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),
+        "cross" => one("TARGET").and_then(cross::cross),
+        "deb" => one("ARCHITECTURE").and_then(package::deb),
+        "reproducible" => one("TARGET").and_then(cross::reproducible),
+        "emulated" => emulated::emulated(rest),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
         _ => {

@@ -54,7 +54,7 @@ pub(crate) fn kills(count: u64) -> Result<()> {
 }
 
 /// The fleet's tools over a table of 100,000 devices.
-pub(crate) fn fleet() -> Result<()> {
+pub(crate) fn many() -> Result<()> {
     run(cargo().args([
         "test",
         "--package",

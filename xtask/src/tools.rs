@@ -73,17 +73,35 @@ pub(crate) fn need(program: &str, package: &str) -> Result<()> {
     if is_there(program) {
         return Ok(());
     }
-    if is_there("apt-get") {
-        eprintln!("installing the Debian package {package} for {program}");
-        let quiet = |arguments: &[&str]| {
-            let mut command = Command::new("apt-get");
-            command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-            run(&mut command)
-        };
-        quiet(&["update", "-qq"])?;
-        quiet(&["install", "-y", "-qq", "--no-install-recommends", package])?;
-    }
+    install(program, package)?;
     if is_there(program) { Ok(()) } else { bail!("{program} is missing; install the package {package}") }
+}
+
+/// The same for a file that is no program on the path.
+///
+/// # Errors
+/// As [`need`].
+pub(crate) fn need_file(file: &Path, package: &str) -> Result<()> {
+    if file.exists() {
+        return Ok(());
+    }
+    install(&file.display().to_string(), package)?;
+    if file.exists() { Ok(()) } else { bail!("{} is missing; install the package {package}", file.display()) }
+}
+
+/// Installs a Debian package where there is apt.
+fn install(what_for: &str, package: &str) -> Result<()> {
+    if !is_there("apt-get") {
+        return Ok(());
+    }
+    eprintln!("installing the Debian package {package} for {what_for}");
+    let quiet = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        run(&mut command)
+    };
+    quiet(&["update", "-qq"])?;
+    quiet(&["install", "-y", "-qq", "--no-install-recommends", package])
 }
 
 /// A Python with these packages, in a virtual environment under the target folder.

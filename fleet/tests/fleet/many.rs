@@ -53,7 +53,7 @@ async fn all(bench: &Bench, mut arguments: Value) -> (BTreeSet<String>, usize, D
 }
 
 #[tokio::test]
-#[ignore = "fills a table with 100,000 items; `cargo xtask fleet` runs it"]
+#[ignore = "fills a table with 100,000 items; `cargo xtask many` runs it"]
 async fn a_hundred_thousand_devices_are_listed_truly_and_in_bounded_steps() {
     let bench = Bench::start().await;
     let began = Instant::now();

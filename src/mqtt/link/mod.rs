@@ -61,6 +61,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use super::handed::{Handed, NotHanded};
 pub use address::{Address, AddressError};
 pub use cloud::{CloudDevices, FILTERS_PER_CONNECTION, cloud_links, further_link, gateway_presence, spread};
+pub(in crate::mqtt) use options::tls_words;
 pub use outbox::{Announcement, Outbox, ResultLane};
 pub use runner::LinkRunner;
 pub use tls::{ALPN_AWS_443, SYSTEM_CA, TlsFiles};

@@ -159,8 +159,18 @@ pub(super) fn explain(error: &ConnectionError, config: &LinkConfig) -> String {
 }
 
 fn explain_tls(error: &TlsError, config: &LinkConfig) -> String {
+    tls_words(&error.to_string(), config)
+}
+
+/// The words of an error of TLS, and what they mean for this link.
+pub(in crate::mqtt) fn tls_words(text: &str, config: &LinkConfig) -> String {
     let broker = &config.address;
-    let text = error.to_string();
+    // What the other side objects to is ours.
+    if let Some((_, alert)) = text.split_once("received fatal alert: ")
+        && (alert.contains("Certificate") || alert.contains("UnknownCA") || alert.contains("AccessDenied"))
+    {
+        return format!("`{broker}` does not accept our certificate ({alert}); is it active there, and not expired?");
+    }
     let ca = config.tls.as_ref().map_or_else(String::new, |files| files.ca.display().to_string());
     // A bad signature is an authority of the right name with another key: one that was made anew.
     if text.contains("UnknownIssuer") || text.contains("BadSignature") {

@@ -22,13 +22,13 @@ pub struct TlsFiles {
 }
 
 /// Their contents.
-pub(super) struct Pem {
+pub(in crate::mqtt) struct Pem {
     pub(super) ca: Vec<u8>,
     pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl TlsFiles {
-    pub(super) async fn read(&self) -> Result<Pem, String> {
+    pub(in crate::mqtt) async fn read(&self) -> Result<Pem, String> {
         let ca = read(&self.ca).await?;
         let identity = match &self.identity {
             Some((cert, key)) => Some((read(cert).await?, read(key).await?)),
@@ -38,7 +38,7 @@ impl TlsFiles {
     }
 
     /// The rustls configuration: ring, TLS 1.2 and 1.3, the broker's certificate always verified.
-    pub(super) fn client_config(&self, pem: &Pem, alpn: Option<&[u8]>) -> Result<Arc<ClientConfig>, String> {
+    pub(in crate::mqtt) fn client_config(&self, pem: &Pem, alpn: Option<&[u8]>) -> Result<Arc<ClientConfig>, String> {
         let mut roots = RootCertStore::empty();
         let (_, unusable) = roots.add_parsable_certificates(certificates(&self.ca, &pem.ca)?);
         if roots.is_empty() {

@@ -39,6 +39,8 @@ pub(super) struct Chores {
     shrunk: bool,
     /// How many readings were given up for the quota when it was told last, and when that was.
     given_up: Option<(u64, Instant)>,
+    /// When it was last told that a damaged copy cannot be removed; it is tried at every tick.
+    stuck_copy: Option<Instant>,
     /// Bytes beside the two files when they were looked at last: a look reads the folder, too much for every commit.
     beside: u64,
 }
@@ -46,7 +48,7 @@ pub(super) struct Chores {
 impl Chores {
     pub(super) fn new(now: Instant, folder: &Path) -> Self {
         let beside = rescue::bytes_beside(folder);
-        Self { pruned_at: now, quiet: (0, now), shrunk: false, given_up: None, beside }
+        Self { pruned_at: now, quiet: (0, now), shrunk: false, given_up: None, stuck_copy: None, beside }
     }
 }
 
@@ -140,15 +142,22 @@ impl Writer {
     }
 
     /// Readings are worth more than damaged copies, which were looked through already: beyond the quota the oldest go.
-    fn drop_copies(&self, bound: u64) {
-        let copies = |path| rescue::aside::copies(path).into_iter();
-        for copy in copies(self.samples.path()).chain(copies(self.state.path())) {
+    fn drop_copies(&mut self, bound: u64) {
+        let mut copies = rescue::aside::copies(self.samples.path());
+        copies.extend(rescue::aside::copies(self.state.path()));
+        let told = self.chores.stuck_copy.map(|at| self.now.saturating_duration_since(at));
+        let quiet = told.is_some_and(|ago| ago < TELL_INTERVAL);
+        for copy in copies {
             if self.bytes_on_disk() <= bound {
                 return;
             }
             match rescue::aside::remove(&copy) {
                 Ok(()) => tracing::warn!(copy = %copy.display(), "a damaged copy is removed: the quota needs its room"),
-                Err(cause) => tracing::warn!(copy = %copy.display(), %cause, "a damaged copy could not be removed"),
+                Err(_) if quiet => {}
+                Err(cause) => {
+                    self.chores.stuck_copy = Some(self.now);
+                    tracing::warn!(copy = %copy.display(), %cause, "a damaged copy could not be removed; it is tried again");
+                }
             }
         }
     }

@@ -23,8 +23,8 @@ const READY_POLL: Duration = Duration::from_millis(500);
 const READY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// One table as floorgate needs it.
-struct Wanted<'a> {
-    table: &'a str,
+pub(super) struct Wanted<'a> {
+    pub(super) table: &'a str,
     partition: &'static str,
     sort: Option<&'static str>,
     index: Option<(&'static str, &'static str)>,
@@ -32,7 +32,7 @@ struct Wanted<'a> {
 }
 
 impl DynamoTable {
-    fn wanted(&self) -> Vec<Wanted<'_>> {
+    pub(super) fn wanted(&self) -> Vec<Wanted<'_>> {
         let partition = devices::DEVICE_ID;
         let mut tables = vec![
             Wanted {
@@ -62,12 +62,16 @@ impl DynamoTable {
     /// [`SyncError::Schema`] naming the table, what is wrong and what to do; [`SyncError::Table`] if one did not answer.
     pub async fn check_schema(&self) -> Result<(), SyncError> {
         for wanted in self.wanted() {
-            match self.describe(wanted.table).await? {
-                Some(found) => wanted.compare(&found)?,
-                None => return Err(wanted.missing()),
-            }
+            self.compare_one(&wanted).await?;
         }
         Ok(())
+    }
+
+    pub(super) async fn compare_one(&self, wanted: &Wanted<'_>) -> Result<(), SyncError> {
+        match self.describe(wanted.table).await? {
+            Some(found) => wanted.compare(&found),
+            None => Err(wanted.missing()),
+        }
     }
 
     /// Makes the tables that are missing and checks those that are there; one line for each. Can be repeated.

@@ -245,7 +245,7 @@ impl<S: SyncSource, T: CloudTable> Executions<S, T> {
             Ok(ExecutionWritten::Done) => context.health.succeeded(LANE, 1),
             Err(error @ TableError::Permanent { .. }) => {
                 let record = &entry.record;
-                tracing::error!(device = %record.device_id, command = %record.command_id, %error, "record given up");
+                tracing::error!(device_id = %record.device_id, command_id = %record.command_id, %error, "record given up");
                 context.health.refused(&error);
             }
             Err(error) => return Ok(self.failed(&error)),

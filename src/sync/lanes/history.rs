@@ -163,7 +163,7 @@ impl<S: SyncSource, T: CloudTable> History<S, T> {
                 }
                 Err(error @ TableError::Permanent { .. }) => {
                     for block in part {
-                        tracing::error!(device = %block.device_id, first = %block.first, %error, "block put aside");
+                        tracing::error!(device_id = %block.device_id, first = %block.first, %error, "block put aside");
                         source.park_block(block.id, error.to_string()).await?;
                     }
                     health.refused(&error);

@@ -1,0 +1,168 @@
+//! ARM programs under emulation: `cargo xtask emulated [TARGET…]`.
+//!
+//! For each target, with its own compiler, C library and word length:
+//!
+//! * the unit tests of `floorgate` and `floorgate-model`, as programs of the target, under qemu;
+//! * the demo's scenarios, `cargo demo --headless`: the daemon and its command line are programs of the target, devices,
+//!   broker and table are this machine's.
+//!
+//! # What it does not show
+//!
+//! Speed, and the target's kernel: system calls are this machine's, translated. [`LEFT_OUT`] are the tests that emulation
+//! cannot carry; each is run natively by `cargo test`, and the step names them each time.
+//!
+//! # Why its own profile
+//!
+//! Every instruction costs ten. With `opt-level = 1` the tests of one target take minutes, without any far longer, and a
+//! release would take longer to build than to run. Checks of overflow and assertions stay on.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::cross;
+use crate::platform::{self, Emulation, Platform};
+use crate::tools::{self, cargo, run};
+
+/// Longest that one test program may take. It hangs rather than fails if the emulator does.
+const TESTS_WITHIN_SECONDS: u32 = 900;
+/// Longest that the demo may take; natively it takes about 100 s.
+const DEMO_WITHIN_SECONDS: u32 = 420;
+/// Unit tests that are left out, each with its reason.
+const LEFT_OUT: &[(&str, &str)] = &[];
+
+/// What was built for a target.
+#[derive(Debug, Default)]
+struct Programs {
+    /// Test programs, each with the folder it expects to run in.
+    tests: Vec<(PathBuf, PathBuf)>,
+    daemon: Option<PathBuf>,
+}
+
+/// Runs everything for these targets, or for all.
+pub(crate) fn emulated(names: &[String]) -> Result<()> {
+    let platforms: Vec<&Platform> = if names.is_empty() {
+        platform::ALL.iter().filter(|platform| platform.emulated.is_some()).collect()
+    } else {
+        names.iter().map(|name| Platform::named(name)).collect::<Result<_>>()?
+    };
+    for platform in platforms {
+        let emulation = platform.emulated.as_ref();
+        let emulation = emulation.with_context(|| format!("{} needs no emulation here", platform.target))?;
+        emulation.need()?;
+        let started = Instant::now();
+        let programs = build(platform)?;
+        println!("{}: built in {} s", platform.target, started.elapsed().as_secs());
+        unit_tests(platform, emulation, &programs)?;
+        demo(platform, emulation, &programs)?;
+    }
+    Ok(())
+}
+
+/// Builds test programs and daemon in one go, so that both share every library.
+fn build(platform: &Platform) -> Result<Programs> {
+    let mut build = cross::cargo(platform, &tools::root(), &tools::target(), "test")?;
+    build.args(["--no-run", "--locked", "--profile", "emulated", "--message-format=json-render-diagnostics"]);
+    // A test of the command line asks for the daemon's program; itself it is not run here.
+    build.args(["--package", "floorgate", "--package", "floorgate-model", "--lib", "--test", "cli"]);
+    let output = build.stderr(Stdio::inherit()).output().context("cannot start cargo-zigbuild")?;
+    ensure!(output.status.success(), "the build for {} ended with {}", platform.target, output.status);
+    programs(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// What cargo says it built.
+fn programs(messages: &str) -> Result<Programs> {
+    let mut found = Programs::default();
+    for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let (Some(program), Some(manifest)) = (message["executable"].as_str(), message["manifest_path"].as_str())
+        else {
+            continue;
+        };
+        let kind = message["target"]["kind"][0].as_str().unwrap_or_default();
+        let is_test = message["profile"]["test"] == true;
+        let folder = Path::new(manifest).parent().unwrap_or_else(|| Path::new(".")).to_owned();
+        match kind {
+            "lib" if is_test => found.tests.push((program.into(), folder)),
+            "bin" if !is_test && message["target"]["name"] == "floorgate" => found.daemon = Some(program.into()),
+            _ => {}
+        }
+    }
+    ensure!(found.tests.len() == 2, "cargo built {} programs of unit tests, not 2", found.tests.len());
+    ensure!(found.daemon.is_some(), "cargo did not build the daemon");
+    Ok(found)
+}
+
+fn unit_tests(platform: &Platform, emulation: &Emulation, programs: &Programs) -> Result<()> {
+    for (test, reason) in LEFT_OUT {
+        println!("{}: left out: {test}: {reason}", platform.target);
+    }
+    for (program, folder) in &programs.tests {
+        let started = Instant::now();
+        let mut tests = limited(TESTS_WITHIN_SECONDS);
+        tests.current_dir(folder).args([emulation.qemu, "-L", emulation.libraries]).arg(program);
+        tests.arg("--quiet").args(LEFT_OUT.iter().flat_map(|(test, _)| ["--skip", test]));
+        run(&mut tests)?;
+        println!("{}: {} took {} s", platform.target, program.display(), started.elapsed().as_secs());
+    }
+    Ok(())
+}
+
+fn demo(platform: &Platform, emulation: &Emulation, programs: &Programs) -> Result<()> {
+    let Some(daemon) = &programs.daemon else { bail!("there is no daemon") };
+    // The demo starts one program, so qemu and the daemon become one.
+    let folder = tempfile::tempdir()?;
+    let through = folder.path().join("floorgate");
+    std::fs::write(&through, through_qemu(emulation, daemon))?;
+    std::fs::set_permissions(&through, std::fs::Permissions::from_mode(0o755))?;
+    // It is built before, so that the limit is for its run alone.
+    run(cargo().args(["build", "--quiet", "--package", "floorgate-demo"]))?;
+    let started = Instant::now();
+    let mut demo = limited(DEMO_WITHIN_SECONDS);
+    demo.arg(tools::target().join("debug/floorgate-demo")).arg("--headless").current_dir(tools::root());
+    run(demo.env("FLOORGATE_BIN", &through))?;
+    println!("{}: the demo took {} s", platform.target, started.elapsed().as_secs());
+    Ok(())
+}
+
+/// A command that is ended, with all it started, after so many seconds.
+fn limited(seconds: u32) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", &seconds.to_string()]);
+    command
+}
+
+fn through_qemu(emulation: &Emulation, program: &Path) -> String {
+    format!("#!/bin/sh\nexec {} -L {} '{}' \"$@\"\n", emulation.qemu, emulation.libraries, program.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_are_those_that_cargo_names() {
+        let message = |kind: &str, name: &str, test: bool, file: &str| {
+            serde_json::json!({
+                "manifest_path": "/w/Cargo.toml", "executable": file, "profile": {"test": test},
+                "target": {"kind": [kind], "name": name},
+            })
+            .to_string()
+        };
+        let all = [
+            message("lib", "floorgate", true, "/t/a"),
+            message("lib", "floorgate-model", true, "/t/b"),
+            message("test", "cli", true, "/t/c"),
+            message("bin", "floorgate", false, "/t/d"),
+            r#"{"executable": null, "manifest_path": "/w/Cargo.toml"}"#.to_owned(),
+        ];
+        let found = programs(&all.join("\n")).unwrap_or_default();
+        assert_eq!(found.tests, [("/t/a".into(), "/w".into()), ("/t/b".into(), "/w".into())]);
+        assert_eq!(found.daemon, Some("/t/d".into()));
+        assert!(programs(&all[..3].join("\n")).is_err(), "a daemon that is missing must be noticed");
+        assert!(programs(&all[1..].join("\n")).is_err(), "tests that are missing must be noticed");
+    }
+}
