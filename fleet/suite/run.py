@@ -239,7 +239,7 @@ def conformance(port, forward, bearer):
     lines = []
     for revision in ["2025-11-25", "2026-07-28"]:
         suite = [NODE, f"{MODULES}/@modelcontextprotocol/conformance/dist/index.js", "server"]
-        suite += ["--url", f"http://127.0.0.1:{forward}/mcp", "--spec-version", revision]
+        suite += ["--url", f"http://127.0.0.1:{forward}/mcp", "--suite", "all", "--spec-version", revision]
         suite += ["--expected-failures", str(HERE / f"expected-{revision}.yml"), "--output-dir", f"{RESULTS}/{revision}"]
         ended = subprocess.run(suite, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
         pathlib.Path(RESULTS, f"{revision}.txt").write_text(ended.stdout)
