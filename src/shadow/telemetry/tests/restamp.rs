@@ -230,7 +230,8 @@ fn what_an_earlier_boot_never_knew_the_time_of_keeps_its_order_and_says_so() {
     let times = site.samples();
     let guesses: Vec<u64> = times.iter().filter(|(.., marked)| *marked).map(|(value, ..)| *value).collect();
     assert!(guesses.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
-    assert!(times.contains(&(1, -DAY, true)) && times.contains(&(6, 60_001 - DAY, true)), "{times:?}");
+    // The fifth lies in a block of its own by then, which may hold a minute.
+    assert!(times.contains(&(1, -DAY, true)) && times.contains(&(6, 105_002 - DAY, true)), "{times:?}");
     assert!(times.contains(&(4, 20_000, false)), "the device knew better: {times:?}");
     for block in site.bench.blocks().iter().filter(|block| block.unsynchronised) {
         assert!(block.expires_at >= Timestamp::from_millis(site.truth).saturating_add(RETENTION), "kept from now on");
