@@ -22,6 +22,8 @@ enum Message {
     Reloading(i128),
     Stopping,
     Watchdog,
+    /// The start, or a step of it, takes so long from now, microseconds.
+    Extend(u32),
 }
 
 /// The daemon takes messages now; also the end of a reload.
@@ -46,6 +48,11 @@ pub fn status(text: &str) {
 /// The daemon is on its way out.
 pub fn stopping() {
     tell(Message::Stopping);
+}
+
+/// The start goes on; it is not to be given up for this long from now.
+pub fn still_starting(patience: std::time::Duration) {
+    tell(Message::Extend(u32::try_from(patience.as_micros()).unwrap_or(u32::MAX)));
 }
 
 /// A sign of life.
@@ -76,6 +83,7 @@ fn write(messages: &Receiver<Message>) {
             }
             Message::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
             Message::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
+            Message::Extend(micros) => sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(*micros)]),
         };
         if let Err(error) = told {
             tracing::debug!(%error, "systemd cannot be told");

@@ -1,4 +1,4 @@
-//! `docs/limits.md` names constants and tests; they have to exist.
+//! `docs/limits.md` names constants and tests; they have to exist. And it names every bound: each `…_MAX` of the source.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 use std::fs;
@@ -18,6 +18,51 @@ fn sources(folder: &Path, all: &mut String) {
             all.push_str(&fs::read_to_string(path).unwrap());
         }
     }
+}
+
+/// Bounds of SQL texts, not of anything a user meets.
+const NO_LIMITS: [(&str, &str); 2] =
+    [("src/shadow/telemetry/open_block.rs", "TTL_MAX"), ("src/shadow/telemetry/open_block.rs", "COUNT_MAX")];
+
+/// (file, constant) of each bound in a folder's own source; what tests alone are built with is none.
+fn bounds(root: &Path, folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "tests" {
+            bounds(root, &path, found);
+        }
+        if path.extension().is_none_or(|e| e != "rs") || name.ends_with("tests") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let own = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for line in own.lines() {
+            let Some((before, rest)) = line.split_once("const ") else { continue };
+            let declares = before.is_empty() || (before.starts_with("pub") && before.ends_with(' '));
+            let Some((constant, _)) = rest.split_once(": ").filter(|_| declares) else { continue };
+            if constant.ends_with("_MAX") {
+                let file = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                found.push((file, constant.to_owned()));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_bound_of_the_source_is_in_the_limits() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/limits.md")).unwrap();
+    let mut found = Vec::new();
+    for folder in ["src", "model/src"] {
+        bounds(root, &root.join(folder), &mut found);
+    }
+    assert!(found.len() > 80, "only {} bounds were found", found.len());
+    found.retain(|(file, constant)| {
+        !document.contains(&format!("`{file}` `{constant}`"))
+            && !NO_LIMITS.contains(&(file.as_str(), constant.as_str()))
+    });
+    assert!(found.is_empty(), "not in docs/limits.md: {found:#?}");
 }
 
 #[test]

@@ -63,7 +63,10 @@ async fn answer(fleet: &Fleet, settings: LambdaSettings, request: runtime::Reque
         Ok(Invocation { tool, arguments, caller, reply }) => {
             reply.wrap(fleet.call_within(&caller, &tool, arguments, time).await)
         }
-        Err((error, reply)) => reply.wrap(Err(error)),
+        Err(refused) => {
+            let (error, reply) = *refused;
+            reply.wrap(Err(error))
+        }
     }
 }
 

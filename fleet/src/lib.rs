@@ -11,6 +11,8 @@
 //! * [`caller`]: who asks. Only a door makes one, from a verified token or from its surroundings, never from a body.
 //! * [`fleet`]: [`Fleet`], which does what a tool says.
 //! * [`error`]: [`ToolError`], what is answered instead.
+//! * [`identity`], [`policy`]: who asks over HTTP, and what they may.
+//! * [`serve`]: the MCP server.
 //! * [`lambda`], [`call`]: doors.
 //! * [`settings`]: the environment and the flags as valid types.
 //!
@@ -24,9 +26,12 @@ pub mod clock;
 mod cursor;
 pub mod error;
 pub mod fleet;
+pub mod identity;
 pub mod lambda;
 pub mod link;
 mod names;
+pub mod policy;
+pub mod serve;
 pub mod settings;
 pub mod store;
 pub mod tools;

@@ -4,11 +4,13 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use floorgate_fleet::lambda::{LambdaSettings, Reply};
+use floorgate_fleet::serve::{ServeArguments, ServeError};
 use floorgate_fleet::settings::Settings;
-use floorgate_fleet::{call, lambda, tools};
+use floorgate_fleet::{call, lambda, serve, tools};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -41,6 +43,8 @@ enum Task {
         #[arg(long)]
         operator_headers: bool,
     },
+    /// Serve the tools to MCP clients over HTTP, for operators with a token of the issuer's.
+    Serve(Box<ServeArguments>),
     /// Print the tools with their schemas, as JSON.
     Schema {
         /// As `toolSchema.inlinePayload` of an AgentCore Lambda target.
@@ -62,6 +66,7 @@ async fn main() -> ExitCode {
     match task {
         Task::Call { tool, arguments } => call_once(&tool, &arguments).await,
         Task::Lambda { mcp_reply, operator_headers } => serve_lambda(mcp_reply, operator_headers).await,
+        Task::Serve(arguments) => serve_mcp(*arguments).await,
         Task::Schema { agentcore } => {
             let tools = if agentcore {
                 tools::agentcore()
@@ -134,5 +139,22 @@ async fn serve_lambda(mcp_reply: bool, operator_headers: bool) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(FAILURE, error),
         },
+    }
+}
+
+async fn serve_mcp(arguments: ServeArguments) -> ExitCode {
+    log_to_stderr(false, "info");
+    let fleet = match Settings::from_environment() {
+        Ok(settings) => settings.fleet().await,
+        Err(error) => Err(error),
+    };
+    let served = match fleet {
+        Err(error) => return failed(CONFIGURATION, error),
+        Ok(fleet) => serve::run(arguments.into(), Arc::new(fleet), serve::stop_signal()).await,
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ ServeError::Listen { .. }) => failed(FAILURE, error),
+        Err(error) => failed(CONFIGURATION, error),
     }
 }

@@ -143,8 +143,10 @@ impl Request {
 /// JSON with keys in order and no white space: equal content, equal text.
 #[must_use]
 pub fn canonical(parameters: &Map<String, Value>) -> String {
-    // Without the `preserve_order` feature, serde_json keeps objects in a `BTreeMap` at every depth.
-    serde_json::to_string(parameters).unwrap_or_default()
+    // Any package of a build may turn on serde_json's `preserve_order`, for all of them: objects then keep the sender's order.
+    let mut sorted = Value::Object(parameters.clone());
+    sorted.sort_all_objects();
+    sorted.to_string()
 }
 
 #[cfg(test)]

@@ -63,6 +63,15 @@ fn answered(depth: Depth, found: &BrokerFound, now: Timestamp) -> String {
 fn unreachable(check: Check, link: &LinkConfig, found: &BrokerFound, problem: &ProbeError) -> Finding {
     let text = format!("{}: {problem}", found.stage.as_str());
     let host = &link.address.host;
+    // AWS IoT under a name of one's own ends the connection of an id its policy does not know, without a word.
+    let hung_up = matches!(problem, ProbeError::Broken(text) if text.contains("closed the connection"));
+    if found.stage == Stage::Connect && hung_up {
+        let advice = format!(
+            "it may allow the gateway's own id `{}` alone: then look at the line `link`; else check that it speaks MQTT 3.1.1",
+            link.client_id
+        );
+        return Finding::warn(check, text, advice);
+    }
     if let ProbeError::Refused { login: false, .. } = problem {
         let advice = format!(
             "it may allow the gateway's own id `{}` alone: then look at the line `link`; else check its access rules",
@@ -161,6 +170,13 @@ mod tests {
             assert!(all[0].state == State::Fail && all[0].found.contains("no answer within 8 s"), "{all:?}");
             assert!(all[0].advice.as_ref().unwrap().contains(says), "{all:?}");
         }
+    }
+
+    #[test]
+    fn a_broker_that_hangs_up_on_the_probes_id_may_still_know_the_gateways() {
+        let closed = ProbeError::Broken("it closed the connection".into());
+        assert_eq!(told(&found(Stage::Connect, Some(closed.clone())))[0].state, State::Warn);
+        assert_eq!(told(&found(Stage::Tls, Some(closed)))[0].state, State::Fail);
     }
 
     #[test]

@@ -49,6 +49,7 @@ use crate::device::{DriverRegistry, LocalDriver, Profiles, profiles};
 use crate::mqtt::intake::Attached;
 use crate::mqtt::limits::LiveRates;
 use crate::mqtt::refusals::Refusals;
+use crate::shadow::rescue::steps;
 use crate::shadow::{Store, StoreError};
 use crate::{sync, systemd};
 use cloud::CloudSide;
@@ -107,7 +108,9 @@ pub async fn run(mut config: Config, reread: Reread) -> Result<(), RunError> {
 
     let clock = Clock::system(config.clock_trust);
     let control = ControlServer::bind(&settings::made(&config.store.state_dir)?).map_err(RunError::failed)?;
-    let store = Store::open(settings::store(&config), clock.clone())?;
+    let open = || Store::open(settings::store(&config), clock.clone());
+    let extend = || systemd::still_starting(heart::STEP_WITHIN);
+    let store = heart::start_with(open, steps, extend, heart::TICK)?;
     let house = furnish(&config, store.clone(), clock);
     let mut crew = Crew::default();
     let (parts, service) = match start(&config, house, control, &mut crew).await {
@@ -186,7 +189,7 @@ async fn start(
         let store = beating.clone();
         async move { store.tick().await }
     };
-    crew.add("timers", heart::run(beat, systemd::watchdog_ping, stop));
+    crew.add("timers", heart::run(beat, steps, systemd::watchdog_ping, stop));
     crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
     let service = Arc::new(control::Service::new(config, house.clone(), floor.clone(), cloud.clone(), tables));
     crew.add("headline", headline::run(Arc::clone(&service), house.store.clone(), crew.stopping()));

@@ -14,22 +14,29 @@
 //! Confirmations of blocks are collected too ([`CONFIRM_WAIT`], [`CONFIRMED_MAX`]): one commit for many costs the
 //! flash less, and a confirmation lost in a crash means that the table gets a block again that it has already.
 
+mod books;
+mod reopen;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use floorgate_model::{DeviceId, DeviceLedger, Loss, Readings, Timestamp};
+use floorgate_model::{DeviceId, Readings, Timestamp};
 use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::ledgers::KnownLedger;
 use super::report::TelemetryReport;
 use super::rescue::Rescue;
-use super::telemetry::{Staged, TelemetryDb, TelemetryStats};
+use super::telemetry::{How, Staged, TelemetryDb, TelemetryStats};
 use super::terms::{COMMIT_BATCH, Config, StoreError, Taken};
 use super::turn::Memory;
 use super::view::HistoryBlock;
 use crate::clock::{BootId, Moment};
+
+use self::books::tell;
+use self::reopen::NoRoom;
+pub(super) use self::reopen::passing;
 
 /// The file.
 pub(super) const TELEMETRY_FILE: &str = "telemetry.db";
@@ -79,6 +86,8 @@ pub(super) struct Samples {
     known: BTreeMap<DeviceId, KnownLedger>,
     /// What was damaged and is not noted in `state.db` yet, oldest first.
     rescued: Vec<Rescue>,
+    /// A rescue found no space.
+    no_room: Option<NoRoom>,
 }
 
 /// Newest samples the file holds.
@@ -96,7 +105,7 @@ impl Samples {
         let path = config.state_dir.join(TELEMETRY_FILE);
         let opened = match other.filter(|_| !path.exists()) {
             Some(cause) => Err(cause.clone()),
-            None => TelemetryDb::open_or_rescue(&path, config.history_retention, now, moment.wall, false),
+            None => TelemetryDb::open_or_rescue(&path, config.history_retention, now, moment.wall, How::default()),
         };
         let (db, newest, rescued) = match opened {
             Ok((mut db, newest, rescued)) => {
@@ -105,7 +114,7 @@ impl Samples {
             }
             Err(cause) => (Err(passing(cause, &config.state_dir)?), Newest::new(), Vec::new()),
         };
-        let samples = Self {
+        let mut samples = Self {
             path,
             history_retention: config.history_retention,
             commit_interval: config.commit_interval,
@@ -122,7 +131,11 @@ impl Samples {
             time_known: moment.quality.is_exact(),
             known: BTreeMap::new(),
             rescued,
+            no_room: None,
         };
+        if let Err(cause) = &samples.db {
+            samples.no_room = NoRoom::after(None, cause, &samples.path, now);
+        }
         Ok((samples, newest))
     }
 
@@ -376,138 +389,8 @@ impl Samples {
         db.map_or(Ok(()), |db| db.close(now))
     }
 
-    /// Declares readings lost that were taken from their senders and never stored; what is not attached is left out.
-    /// Durable when this answers.
-    pub(super) fn declare_lost(
-        &mut self,
-        mut losses: Vec<Loss>,
-        memory: &mut Memory,
-        now: Instant,
-        wall: Timestamp,
-    ) -> Result<(), StoreError> {
-        losses.retain(|loss| loss.count > 0 && memory.devices.contains_key(&loss.device_id));
-        if losses.is_empty() {
-            return Ok(());
-        }
-        let db = self.db.as_mut().map_err(|cause| cause.clone())?;
-        memory.signals.blocks = true;
-        if self.waiting.is_empty() {
-            let declared = db.declare_lost(&losses);
-            return self.checked(declared);
-        }
-        // The samples among which they came stand before them in the order of acknowledgement: a broker that waits for
-        // both would send nothing more until their window ends. So all go together, in one flush.
-        let declared = db.declare_with_commit(&losses);
-        self.checked(declared)?;
-        self.commit(memory, now, wall)
-    }
-
-    /// Sets the ledgers right if the file was lost or put back since `known` was written down.
-    pub(super) fn reconcile(&mut self, known: &BTreeMap<DeviceId, KnownLedger>) -> Result<(), StoreError> {
-        match &mut self.db {
-            Ok(db) => {
-                let told = db.reconcile(known);
-                tell(&self.checked(told)?);
-            }
-            // When it is back. What it said when it broke is newer than the copy, but for a file that never opened.
-            Err(_) => {
-                for (device, known) in known {
-                    let here = self.known.entry(device.clone()).or_insert_with(|| *known);
-                    if here.ledger.accepted < known.ledger.accepted {
-                        here.clone_from(known);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Where the readings of each device are; like [`Self::stats`], what is confirmed counts as delivered.
-    pub(super) fn ledgers(&self) -> BTreeMap<DeviceId, DeviceLedger> {
-        let known = || self.known_ledgers().into_iter().map(|(device, known)| (device, known.ledger)).collect();
-        let here = self.usable().and_then(|db| db.ledgers(&self.confirmed));
-        here.unwrap_or_else(|_| known())
-    }
-
-    /// As [`Self::ledgers`], of one device.
-    pub(super) fn ledger(&self, device: &DeviceId) -> DeviceLedger {
-        let known = || self.known_ledgers().get(device).map(|known| known.ledger).unwrap_or_default();
-        let here = self.usable().and_then(|db| db.ledger(device, &self.confirmed));
-        here.unwrap_or_else(|_| known())
-    }
-
-    /// How many readings the quota has cost since the file was made.
-    pub(super) fn given_up(&self) -> u64 {
-        self.db.as_ref().map_or(0, TelemetryDb::given_up)
-    }
-
-    /// The ledgers as the file has them, or had them when it broke; for the copy in `state.db`.
-    pub(super) fn known_ledgers(&self) -> BTreeMap<DeviceId, KnownLedger> {
-        self.db.as_ref().map_or_else(|_| self.known.clone(), TelemetryDb::known_ledgers)
-    }
-
     fn usable(&self) -> Result<&TelemetryDb, StoreError> {
         self.db.as_ref().map_err(Clone::clone)
-    }
-
-    /// Opens the file again, as at the start, and proves that it takes writes.
-    /// `suspect`: it is salvaged whatever its check says.
-    pub(super) fn reopen(
-        &mut self,
-        suspect: bool,
-        memory: &Memory,
-        now: Instant,
-        wall: Timestamp,
-    ) -> Result<(), StoreError> {
-        fail_point!(BeforeReopen);
-        let opened = TelemetryDb::open_or_rescue(&self.path, self.history_retention, now, wall, suspect);
-        let (db, _, rescued) = opened.inspect_err(|cause| self.shut(cause))?;
-        // Whatever comes next: this has happened.
-        self.rescued.extend(rescued);
-        let surplus = self.rescued.len().saturating_sub(RESCUES_WAITING_MAX);
-        self.rescued.drain(..surplus);
-        let mut db = db.prove().inspect_err(|cause| self.shut(cause))?;
-        db.booted(self.boot_id);
-        // A guess is no time to go on from.
-        for device in memory.devices.values().filter(|_| self.time_known) {
-            if let Some(at) = device.view.last_reading_at {
-                db.known_newest(device.id(), at);
-            }
-        }
-        match db.reconcile(&self.known) {
-            Ok(losses) => tell(&losses),
-            Err(cause) => {
-                db.abandon();
-                self.shut(&cause);
-                return Err(cause);
-            }
-        }
-        self.db = Ok(db);
-        Ok(())
-    }
-}
-
-/// Answers the error of an opening again if it may pass by itself; else it is one.
-pub(super) fn passing(cause: StoreError, folder: &Path) -> Result<StoreError, StoreError> {
-    let fault = match &cause {
-        // SQLite does not say why a file cannot be opened; its folder does.
-        StoreError::Open { .. } => Fault::of_folder(folder),
-        cause => cause.fault(),
-    };
-    match fault.filter(|fault| fault.may_pass()) {
-        None => Err(cause),
-        Some(_) if cause.fault().is_some() => Ok(cause),
-        Some(fault) => Ok(StoreError::Disk { doing: "open its files", cause: cause.to_string(), fault }),
-    }
-}
-
-/// Says what was declared lost.
-fn tell(losses: &[Loss]) {
-    for loss in losses {
-        tracing::warn!(
-            device_id = %loss.device_id, from = %loss.from, to = %loss.to, count = loss.count, reason = %loss.reason,
-            "readings are lost"
-        );
     }
 }
 

@@ -168,6 +168,8 @@ async fn memory(machine: &Machine, rig: &Rig) {
             tokio::time::sleep(CALM_EVERY * n as u32 / CALM as u32).await;
             let client = Client::connect(floor, &id).await;
             let mut every = tokio::time::interval(CALM_EVERY);
+            // The first one is at once.
+            every.tick().await;
             let end = Instant::now() + CALM_FOR;
             let mut sent = 0;
             while Instant::now() < end {

@@ -16,6 +16,11 @@ use crate::disk;
 use crate::tools::{self, cargo};
 use rows::{SUITES, Suite};
 
+/// Kills that the harness makes at least in [`KILLS_WITHIN`] minutes; with fewer, nothing was shown.
+const KILLS_MIN: u64 = 50;
+/// A shorter run is for looking at something, and shows less.
+const KILLS_WITHIN: u64 = 10;
+
 /// What `cargo xtask faults` was asked.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -141,11 +146,30 @@ fn scenarios(asked: &Asked, rows: &mut Vec<Row>) -> Result<bool> {
     harness.env("FLOORGATE_FAULT_SEED", asked.seed.to_string());
     harness.envs(asked.only.as_ref().map(|only| ("FLOORGATE_FAULT_ONLY", only)));
     let (passed, outcomes, _) = listen(&mut harness)?;
+    let enough = enough_kills(asked, &outcomes);
     for (name, outcome) in outcomes {
         let (fault, invariant) = rows::in_words(&name);
         rows.push((fault, invariant, outcome));
     }
+    enough?;
     Ok(passed)
+}
+
+/// How often the daemon was killed without a word.
+fn kills(outcomes: &Outcomes) -> u64 {
+    let is_kill = |name: &str| matches!(name, "kills" | "first-start") || name.starts_with("fail-points/");
+    outcomes.iter().filter(|(name, _)| is_kill(name)).map(|(_, outcome)| outcome.runs).sum()
+}
+
+/// # Errors
+/// A whole run of [`KILLS_WITHIN`] minutes or more has made fewer than [`KILLS_MIN`] kills.
+fn enough_kills(asked: &Asked, outcomes: &Outcomes) -> Result<()> {
+    let made = kills(outcomes);
+    println!("{made} kills");
+    if asked.only.is_some() || asked.minutes < KILLS_WITHIN || made >= KILLS_MIN {
+        return Ok(());
+    }
+    bail!("only {made} kills in {} minutes, and {KILLS_MIN} are wanted (--seed {})", asked.minutes, asked.seed)
 }
 
 /// Runs one suite; answers whether it passed, or could not be run here at all, and what is said of it.
@@ -179,6 +203,22 @@ fn one(suite: &Suite, seed: u64) -> Result<(bool, Outcome)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_of_ten_minutes_with_fewer_than_fifty_kills_fails() {
+        let outcomes = |kills: u64| -> Outcomes {
+            let outcome = |runs| Outcome { runs, ok: runs, note: String::new() };
+            let rows = [("kills", kills), ("fail-points/after-claim", 10), ("first-start", 5), ("table/500", 90)];
+            rows.into_iter().map(|(name, runs)| (name.to_owned(), outcome(runs))).collect()
+        };
+        let asked =
+            |words: &[&str]| Asked::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()).unwrap();
+        assert_eq!(kills(&outcomes(34)), 49);
+        assert!(enough_kills(&asked(&[]), &outcomes(34)).is_err());
+        assert!(enough_kills(&asked(&[]), &outcomes(35)).is_ok());
+        assert!(enough_kills(&asked(&["--minutes", "2"]), &outcomes(0)).is_ok());
+        assert!(enough_kills(&asked(&["--only", "table"]), &outcomes(0)).is_ok());
+    }
 
     #[test]
     fn closing_lines_are_read_and_others_are_not() {

@@ -7,6 +7,7 @@ mod cross;
 mod disk;
 mod emulated;
 mod faults;
+mod fleet;
 mod package;
 mod platform;
 mod servers;
@@ -26,6 +27,8 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         every fault under load, judged from outside (default 10 minutes), then the suites that inject
                         faults from inside; writes docs/fault-matrix.md. --after-tests leaves out what a plain
                         `cargo test` runs too
+  fleet                 the fleet's MCP server with an OpenID provider, another SDK's client and the official conformance
+                        suite
   many                  the fleet's tools over a table of 100,000 devices
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         "disk" => disk::suite(),
         "faults" => faults::Asked::parse(rest).and_then(|asked| faults::faults(&asked)),
         "fuzz" => number("--seconds", 20).and_then(suites::fuzz),
+        "fleet" => fleet::suite(),
         "many" => suites::many(),
         "measure" => suites::measure(),
         "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),

@@ -50,6 +50,10 @@ pub(crate) fn deb(name: &str) -> Result<()> {
 
 /// Writes what is packed and is not in the sources as it is.
 fn derive(folder: &Path) -> Result<()> {
+    // A page of a task that is gone must not be packed.
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let example = std::fs::read_to_string(tools::root().join("deploy/floorgate.example.toml"))?;
     let shipped = as_shipped(&example)?;

@@ -36,7 +36,7 @@ impl Invocation {
         body: &[u8],
         client_context: Option<&str>,
         settings: LambdaSettings,
-    ) -> Result<Self, (ToolError, Reply)> {
+    ) -> Result<Self, Box<(ToolError, Reply)>> {
         let context: Value = client_context.and_then(json_of).unwrap_or_default();
         let custom = context.get("custom").or_else(|| context.get("Custom")).cloned().unwrap_or_default();
         let caller = caller(&custom, settings.operator_headers);
@@ -46,7 +46,7 @@ impl Invocation {
             Ok(Value::Null) => Map::new(),
             _ => {
                 let message = "the event must be a JSON object: the arguments of a tool";
-                return Err((ToolError::new(code::INVALID_ARGUMENTS, message), settings.reply));
+                return Err(Box::new((ToolError::new(code::INVALID_ARGUMENTS, message), settings.reply)));
             }
         };
         if let Some(named) = custom.get("bedrockAgentCoreToolName").and_then(Value::as_str) {
@@ -56,7 +56,7 @@ impl Invocation {
         let Some(name) = event.get("name").and_then(Value::as_str) else {
             let message = "no tool is named: neither the client context (bedrockAgentCoreToolName) nor the event \
                            (name, arguments) says which; is this Lambda the target of an AgentCore gateway?";
-            return Err((ToolError::new(code::UNKNOWN_TOOL, message), settings.reply));
+            return Err(Box::new((ToolError::new(code::UNKNOWN_TOOL, message), settings.reply)));
         };
         let tool = name.split_once(SEPARATOR).map_or(name, |(_, tool)| tool).to_owned();
         match event.get("arguments") {
@@ -64,7 +64,9 @@ impl Invocation {
             Some(Value::Object(arguments)) => {
                 Ok(Self { tool, arguments: arguments.clone(), caller, reply: Reply::Mcp })
             }
-            Some(_) => Err((ToolError::new(code::INVALID_ARGUMENTS, "`arguments` must be an object"), Reply::Mcp)),
+            Some(_) => {
+                Err(Box::new((ToolError::new(code::INVALID_ARGUMENTS, "`arguments` must be an object"), Reply::Mcp)))
+            }
         }
     }
 }
@@ -120,7 +122,11 @@ mod tests {
     const PLAIN: LambdaSettings = LambdaSettings { reply: Reply::Plain, operator_headers: false };
     const TRUSTING: LambdaSettings = LambdaSettings { reply: Reply::Plain, operator_headers: true };
 
-    fn read(event: Value, context: Option<Value>, settings: LambdaSettings) -> Result<Invocation, (ToolError, Reply)> {
+    fn read(
+        event: Value,
+        context: Option<Value>,
+        settings: LambdaSettings,
+    ) -> Result<Invocation, Box<(ToolError, Reply)>> {
         let context = context.map(|context| context.to_string());
         Invocation::read(event.to_string().as_bytes(), context.as_deref(), settings)
     }

@@ -37,6 +37,7 @@ pub(in crate::shadow) mod doubt;
 pub(in crate::shadow) mod header;
 pub(in crate::shadow) mod life;
 pub(in crate::shadow) mod peek;
+pub(in crate::shadow) mod progress;
 pub(in crate::shadow) mod record;
 pub(in crate::shadow) mod salvage;
 pub(in crate::shadow) mod state;
@@ -45,6 +46,7 @@ pub(in crate::shadow) mod witness;
 use std::path::Path;
 
 pub use doubt::{INHIBITED_FOR, Inhibition, InhibitionWatch};
+pub use progress::steps;
 pub use record::Rescue;
 
 /// Bytes of what lies beside the two files: backups, and damaged copies.

@@ -49,11 +49,13 @@ pub(in crate::shadow) fn open_source(path: &Path, lasting: bool) -> rusqlite::Re
 }
 
 fn source(path: &Path) -> rusqlite::Result<Connection> {
-    let source = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let mut source =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     source.pragma_update(None, "trusted_schema", false)?;
     // An unreadable line of the schema shall not hide the other tables.
     source.pragma_update(None, "writable_schema", true)?;
+    super::progress::watch(&mut source)?;
     // The first query reads header, schema and log.
     source.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(source)
@@ -70,24 +72,43 @@ pub(in crate::shadow) fn copy(
     table: &str,
     key: &str,
 ) -> rusqlite::Result<Copied> {
+    copy_where(source, target, &Table { name: table.to_owned(), key: key.to_owned() }, "true", &mut || Ok(()))
+}
+
+/// As [`copy`], of the rows for which `only` holds; `between` is called after each that was written.
+///
+/// # Errors
+/// The target cannot be written, or `between` fails.
+pub(in crate::shadow) fn copy_where(
+    source: &Connection,
+    target: &Connection,
+    table: &Table,
+    only: &str,
+    between: &mut dyn FnMut() -> rusqlite::Result<()>,
+) -> rusqlite::Result<Copied> {
+    let Table { name: table, key } = table;
     let wanted = columns(target, table)?;
     let found = columns(source, table).unwrap_or_default();
     let shared: Vec<&str> = wanted.iter().filter(|name| found.contains(*name)).map(String::as_str).collect();
-    if shared.is_empty() || (key != "rowid" && !found.contains(key)) {
+    if shared.is_empty() || (key != "rowid" && !found.contains(key.as_str())) {
         return Ok(Copied { rows: 0, holes: 1 });
     }
     let places = (1..=shared.len()).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");
     let insert = format!("INSERT OR IGNORE INTO {table} ({}) VALUES ({places})", shared.join(", "));
     let mut reader = Reader {
         source,
-        select: format!("SELECT {key}, {} FROM {table}", shared.join(", ")),
+        select: format!("SELECT {key}, {} FROM {table} WHERE ({only})", shared.join(", ")),
         key,
         probes: 0,
         copied: Copied::default(),
     };
     let mut statement = target.prepare(&insert)?;
     let mut write = |values: &[Value]| match statement.execute(params_from_iter(values)) {
-        Ok(changed) => Ok(changed == 1),
+        Ok(changed) => {
+            super::progress::step();
+            between()?;
+            Ok(changed == 1)
+        }
         Err(cause) if cause.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Ok(false),
         Err(cause) => Err(cause),
     };
@@ -192,9 +213,9 @@ impl Reader<'_> {
     fn walk(&mut self, from: Option<i64>, backwards: bool, write: &mut Write<'_>) -> rusqlite::Result<Walk> {
         // From the key itself on: to look for what is greater would begin in the page before.
         let (condition, order) =
-            (if from.is_some() { "WHERE" } else { "WHERE ?1 IS NULL OR" }, if backwards { "DESC" } else { "" });
+            (if from.is_some() { "" } else { "?1 IS NULL OR" }, if backwards { "DESC" } else { "" });
         let (select, key) = (&self.select, self.key);
-        let text = format!("{select} {condition} {key} >= ?1 ORDER BY {key} {order}");
+        let text = format!("{select} AND ({condition} {key} >= ?1) ORDER BY {key} {order}");
         let mut last = None;
         let stopped = |last| Ok(Walk::Stopped(last));
         let Ok(mut statement) = self.source.prepare(&text) else { return stopped(last) };
@@ -255,8 +276,9 @@ impl Reader<'_> {
     /// Whether the first row from this key on can be read, or there is none.
     fn readable(&mut self, from: i64) -> bool {
         self.probes += 1;
+        super::progress::step();
         let (select, key) = (&self.select, self.key);
-        let text = format!("{select} WHERE {key} >= ?1 ORDER BY {key} LIMIT 1");
+        let text = format!("{select} AND {key} >= ?1 ORDER BY {key} LIMIT 1");
         let Ok(mut statement) = self.source.prepare_cached(&text) else { return false };
         let Ok(mut rows) = statement.query([from]) else { return false };
         match rows.next() {

@@ -92,6 +92,9 @@ use super::rescue::Rescue;
 use super::store::{StoreError, Taken};
 use super::{files, log};
 
+pub(crate) use self::salvage::How;
+pub(in crate::shadow) use self::salvage::{NO_ROOM_MAX, RESCUING};
+
 /// How long a block stays open, by the monotonic clock.
 pub(crate) const BLOCK_AGE_MAX: Duration = Duration::from_secs(60);
 /// Blocks kept aside at most; beyond, the oldest is dropped and counted.
@@ -178,16 +181,15 @@ impl TelemetryDb {
     }
 
     /// As [`Self::open`], but what can be read of a damaged file is put in its place, and the file is moved aside under a
-    /// name with the date `wall`. `suspect`: damage was met in it, so that all of it is checked. Also answers what was
-    /// damaged.
+    /// name with the date `wall`. Also answers what was damaged.
     pub(crate) fn open_or_rescue(
         path: &Path,
         history_retention: Duration,
         now: Instant,
         wall: Timestamp,
-        suspect: bool,
+        how: How,
     ) -> Result<(Self, replay::Newest, Option<Rescue>), StoreError> {
-        salvage::open(path, history_retention, now, wall, suspect)
+        salvage::open(path, history_retention, now, wall, how)
     }
 
     /// Tells the newest time known of a device from elsewhere (`state.db`), so that time never moves back.

@@ -15,6 +15,9 @@ use super::track::{Placed, Track, asked};
 use super::{ClosedBlock, TelemetryDb, body, rows, salvage, schema};
 use crate::shadow::store::StoreError;
 
+/// So long after a start a block that was open before it is closed.
+pub(crate) const REOPENED_WITHIN: Duration = Duration::from_secs(5);
+
 /// The newest sample of each device.
 pub(crate) type Newest = BTreeMap<DeviceId, (Timestamp, Readings)>;
 
@@ -95,11 +98,14 @@ impl TelemetryDb {
 
     /// Places every sample of the journal where it was placed first. What is damaged is left out.
     fn replay_journal(&mut self, now: Instant) -> rusqlite::Result<()> {
+        // How old an open block is, nobody noted. One that counted as new would never be closed by a gateway that starts
+        // again every minute.
+        let opened = now.checked_sub(super::BLOCK_AGE_MAX.saturating_sub(REOPENED_WITHIN)).unwrap_or(now);
         let pages = rows::pages(&self.conn, self.tally.epoch)?;
         for (page, page_body) in pages {
             let (segments, used) = segment::segments(&page_body);
             for entry in segments.into_iter().filter_map(segment::unpack).flatten() {
-                self.replace(&entry, now);
+                self.replace(&entry, opened);
             }
             self.tail = Tail { page, body: page_body.get(..used).unwrap_or_default().to_vec() };
         }
@@ -107,13 +113,13 @@ impl TelemetryDb {
         Ok(())
     }
 
-    fn replace(&mut self, entry: &Entry, now: Instant) {
+    fn replace(&mut self, entry: &Entry, opened: Instant) {
         self.eras.highest = self.eras.highest.max(entry.era.unwrap_or(0));
         let Some(device) = self.names.get(&entry.device) else { return };
         let Some(track) = self.tracks.get_mut(device) else { return };
         let follows = |block: &super::OpenBlock| block.last() < entry.sample.at && block.era == entry.era;
         let starts = entry.starts_block || !track.lane(entry.late).block.as_ref().is_some_and(follows);
-        let placed = Placed { late: entry.late, era: entry.era, starts: starts.then_some(now) };
+        let placed = Placed { late: entry.late, era: entry.era, starts: starts.then_some(opened) };
         let closed = track.put(device.as_str(), placed, &entry.sample, asked(&entry.sample));
         self.closed.extend(closed.map(|block| ClosedBlock { device: device.clone(), block }));
     }

@@ -242,6 +242,19 @@ fn a_commit_that_fails_while_blocks_are_due_keeps_them_open() {
 }
 
 #[test]
+fn a_block_that_was_open_before_a_start_is_closed_soon_after_it() {
+    let mut bench = Bench::new();
+    for start in 0..10 {
+        bench.stage(&report(start * 30_000, 1.0));
+        assert_eq!(bench.commit(), 0, "start {start}");
+        bench.reopen();
+        bench.pass(super::super::replay::REOPENED_WITHIN);
+        assert_eq!(bench.commit(), 1, "start {start}: a gateway that never runs for a minute sends nothing");
+    }
+    assert_eq!(bench.blocks().len(), 10);
+}
+
+#[test]
 fn no_two_blocks_of_a_device_share_a_key() {
     let mut bench = Bench::new();
     // The backlog is sent twice, with other contents and beyond what is remembered.

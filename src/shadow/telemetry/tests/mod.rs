@@ -7,6 +7,7 @@ mod lifecycle;
 mod measures;
 mod model;
 mod packing;
+mod rescue;
 mod restamp;
 
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use floorgate_model::{DeviceId, Reading, Readings, Timestamp};
 use tempfile::TempDir;
 
-use super::{Staged, TelemetryDb, TelemetryStats};
+use super::{How, Staged, TelemetryDb, TelemetryStats};
 use crate::shadow::report::TelemetryReport;
 use crate::shadow::store::Taken;
 use crate::shadow::view::HistoryBlock;

@@ -1,5 +1,7 @@
 //! Samples under clocks that are wrong, stepped, or not known: their times, their order, their keys.
 
+mod damage;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -228,7 +230,8 @@ fn what_an_earlier_boot_never_knew_the_time_of_keeps_its_order_and_says_so() {
     let times = site.samples();
     let guesses: Vec<u64> = times.iter().filter(|(.., marked)| *marked).map(|(value, ..)| *value).collect();
     assert!(guesses.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
-    assert!(times.contains(&(1, -DAY, true)) && times.contains(&(6, 60_001 - DAY, true)), "{times:?}");
+    // The fifth lies in a block of its own by then, which may hold a minute.
+    assert!(times.contains(&(1, -DAY, true)) && times.contains(&(6, 105_002 - DAY, true)), "{times:?}");
     assert!(times.contains(&(4, 20_000, false)), "the device knew better: {times:?}");
     for block in site.bench.blocks().iter().filter(|block| block.unsynchronised) {
         assert!(block.expires_at >= Timestamp::from_millis(site.truth).saturating_add(RETENTION), "kept from now on");
@@ -463,58 +466,4 @@ proptest! {
         prop_assert!(sent.windows(2).all(|pair| pair[0].1 < pair[1].1), "the order is kept: {:?}", sent);
         prop_assert_eq!(sent.len(), truth.len());
     }
-}
-
-#[test]
-fn a_new_guess_is_never_taken_for_one_that_damage_took() {
-    let mut site = Site::booted_in_1970();
-    site.clock.put(at(HOUR));
-    site.report(None);
-    site.bench.commit();
-    site.pass(2 * MINUTE);
-    site.bench.commit();
-    site.report(None);
-    site.bench.commit();
-    site.bench.db().conn.execute("DELETE FROM era", []).unwrap();
-    site.restart();
-    site.clock.put(at(2 * HOUR));
-    site.report(None);
-    site.bench.close_blocks();
-    site.synchronise(0);
-    site.settle(false);
-    // By how much the first two were wrong nobody knows any more.
-    let minutes = i64::try_from(MINUTE.as_millis()).unwrap();
-    assert_eq!(
-        site.samples().into_iter().collect::<BTreeSet<_>>(),
-        BTreeSet::from([(1, HOUR, true), (2, HOUR + 2 * minutes, true), (3, 2 * minutes, false)])
-    );
-}
-
-#[test]
-fn an_account_that_cannot_be_read_does_not_keep_the_file_from_being_rebuilt_and_guesses_stay_what_they_are() {
-    let mut site = Site::booted_in_1970();
-    site.clock.put(at(HOUR));
-    for _ in 0..3 {
-        site.report(None);
-        site.pass(MINUTE / 10);
-    }
-    site.bench.close_blocks();
-    site.bench.db().conn.execute("UPDATE ledger SET lost = '{'", []).unwrap();
-    let (path, now) = (site.bench.path(), site.bench.now);
-    drop(site.bench.db.take());
-    let opened = TelemetryDb::open_or_rescue(&path, RETENTION, now, at(0), false).unwrap();
-    let (mut db, _, rescued) = opened;
-    assert_eq!(rescued.unwrap().saved["block"], 1);
-    db.booted(site.clock.boot().boot_id);
-    site.bench.db = Some(db);
-    let ledger = site.bench.db().ledger(&device(1), &BTreeSet::new()).unwrap();
-    assert_eq!((ledger.accepted, ledger.stored), (3, 3));
-    assert_eq!(
-        (site.bench.stats().samples_provisional, site.bench.blocks().len()),
-        (3, 0),
-        "nothing goes up under a guess"
-    );
-    site.synchronise(0);
-    site.settle(false);
-    assert_eq!(site.samples(), [(1, 0, false), (2, 6_000, false), (3, 12_000, false)], "the era came along");
 }

@@ -1,0 +1,130 @@
+//! Connections: TLS, how many, how slow, and how they end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{ServeConfig, ServeError};
+
+/// Connections at once; the next waits in the kernel's queue.
+pub(super) const CONNECTIONS_MAX: usize = 512;
+/// How long a TLS handshake may take.
+pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the head of a request may take, and how long a connection may be idle.
+pub(super) const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// Largest head of a request: a token, and what surrounds it.
+pub(super) const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// How long what runs may go on after a stop.
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Pause after `accept` failed, which it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) router: Router,
+    pub(super) stop: CancellationToken,
+}
+
+/// Listens, with TLS if there is a certificate.
+pub(super) async fn open(config: &ServeConfig) -> Result<(TcpListener, Option<TlsAcceptor>), ServeError> {
+    let tls = match &config.tls {
+        Some((certificate, key)) => {
+            let wrong = |path: &std::path::Path, what: &dyn std::fmt::Display| {
+                ServeError::Config(format!("cannot use `{}` for TLS: {what}", path.display()))
+            };
+            let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| wrong(certificate, &error))?;
+            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(certificate, &error))?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let builder = builder.map_err(|error| wrong(certificate, &error))?.with_no_client_auth();
+            let mut server = builder.with_single_cert(chain, private).map_err(|error| wrong(certificate, &error))?;
+            server.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Some(TlsAcceptor::from(Arc::new(server)))
+        }
+        None if config.listen.ip().is_loopback() => None,
+        None => {
+            let text = "is not loopback: give --tls-cert and --tls-key, or listen on 127.0.0.1 behind a TLS proxy";
+            return Err(ServeError::Config(format!("{} {text}", config.listen)));
+        }
+    };
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.map_err(|source| ServeError::Listen { address: config.listen, source })?;
+    Ok((listener, tls))
+}
+
+impl Door {
+    pub(super) async fn serve(self, stop: impl Future<Output = ()> + Send) {
+        let graceful = GracefulShutdown::new();
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, self.listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                () = &mut stop => break,
+                next = next => next,
+            };
+            let (Ok(place), Ok((stream, _))) = (place, accepted) else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let watcher = graceful.watcher();
+            let (tls, router) = (self.tls.clone(), self.router.clone());
+            tokio::spawn(async move { connection(stream, tls, router, watcher, place).await });
+        }
+        drop(self.listener);
+        if tokio::time::timeout(STOP_GRACE, graceful.shutdown()).await.is_err() {
+            tracing::warn!("requests that still ran are dropped");
+        }
+        self.stop.cancel();
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    watcher: hyper_util::server::graceful::Watcher,
+    place: OwnedSemaphorePermit,
+) {
+    // An answer is one write; waiting for more would only delay it.
+    let _ = stream.set_nodelay(true);
+    match tls {
+        None => answer(stream, router, watcher).await,
+        Some(tls) => match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
+            Ok(Ok(stream)) => answer(stream, router, watcher).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        },
+    }
+    drop(place);
+}
+
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""`floorgate-fleet serve` with programs that nobody here wrote: an OpenID provider, another SDK's MCP client, the official
+conformance suite, and moto as the tables. Started by `cargo xtask fleet`, which installs them.
+
+    run.py BINARY NODE NODE_MODULES DYNAMODB_URL RESULTS_FOLDER
+
+Loopback only. Ends what it starts; exits non-zero if any case fails.
+"""
+
+import asyncio
+import base64
+import datetime
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import boto3
+from mcp import Client
+from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+
+HERE = pathlib.Path(__file__).resolve().parent
+BINARY, NODE, MODULES, DYNAMODB, RESULTS = sys.argv[1:6]
+DEVICE = "SENSOR-LINE7-PRESS-001"
+TOOLS = ["get_device_status", "list_devices", "send_command", "get_telemetry_history", "get_command_status", "list_commands"]
+AWS = {
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "x",
+    "AWS_REGION": "us-east-1",
+    "AWS_ENDPOINT_URL_DYNAMODB": DYNAMODB,
+}
+children = []
+passed = 0
+
+
+def check(what, holds, shown=""):
+    global passed
+    if not holds:
+        raise SystemExit(f"FAILED: {what}: {str(shown)[:2000]}")
+    passed += 1
+    print(f"ok: {what}")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(port, arguments, **environment):
+    child = subprocess.Popen(arguments, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    children.append(child)
+    for _ in range(200):
+        if child.poll() is not None:
+            raise SystemExit(f"{arguments[0]} ended with {child.returncode}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return child
+        time.sleep(0.05)
+    raise SystemExit(f"{arguments[0]} does not listen on {port}")
+
+
+def tables():
+    """The tables as `floorgate provision` makes them, with one device, a block of history and a command."""
+    client = boto3.client("dynamodb", endpoint_url=DYNAMODB, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+
+    def make(name, keys, indexes=()):
+        text = {key for _, key in keys} | {key for index in indexes for key in [index[1]]}
+        extra = {}
+        if indexes:
+            extra["GlobalSecondaryIndexes"] = [
+                {"IndexName": index, "KeySchema": [{"AttributeName": key, "KeyType": "HASH"}], "Projection": {"ProjectionType": "ALL"}}
+                for index, key in indexes
+            ]
+        client.create_table(
+            TableName=name,
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in sorted(text)],
+            KeySchema=[{"AttributeName": key, "KeyType": kind} for kind, key in keys],
+            BillingMode="PAY_PER_REQUEST",
+            **extra,
+        )
+
+    make("iot-devices", [("HASH", "device_id")], [("location-index", "location")])
+    make("iot-telemetry-history", [("HASH", "device_id"), ("RANGE", "timestamp")])
+    make("iot-commands", [("HASH", "device_id"), ("RANGE", "command_id")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    text = lambda value: {"S": value}
+    client.put_item(
+        TableName="iot-devices",
+        Item={
+            "device_id": text(DEVICE), "device_type": text("pressure_sensor"), "location": text("factory-floor-1/line-7"),
+            "status": text("online"), "status_since": text(stamp), "firmware_version": text("2.1.0"),
+            "last_seen_at": text(stamp), "registered_at": text(stamp), "gateway_id": text("GATEWAY-FLOOR1-001"),
+            "shadow_version": {"N": "3"}, "configuration": {"M": {"sample_rate_seconds": text("5")}},
+            "last_telemetry": {"M": {"pressure_psi": text("87.5"), "timestamp": text(stamp)}},
+        },
+    )
+    client.put_item(
+        TableName="iot-devices",
+        Item={
+            "device_id": text("GATEWAY-FLOOR1-001"), "device_type": text("edge_gateway"), "location": text("factory-floor-1"),
+            "status": text("online"), "last_seen_at": text(stamp), "gateway_id": text("GATEWAY-FLOOR1-001"),
+            "shadow_version": {"N": "3"}, "configuration": {"M": {}},
+            "last_telemetry": {"M": {"connected_devices": text("1"), "timestamp": text(stamp)}},
+        },
+    )
+    client.put_item(
+        TableName="iot-telemetry-history",
+        Item={
+            "device_id": text(DEVICE), "timestamp": text(stamp), "end": text(stamp), "count": {"N": "1"},
+            "gateway_id": text("GATEWAY-FLOOR1-001"), "offsets_ms": {"L": [{"N": "0"}]},
+            "readings": {"M": {"pressure_psi": {"L": [{"N": "87.5"}]}}},
+        },
+    )
+    client.put_item(
+        TableName="iot-commands",
+        Item={
+            "device_id": text(DEVICE), "command_id": text("c-1"), "command": text("recalibrate"), "parameters": {"M": {}},
+            "issuer": text("operator-7"), "issued_at": text(stamp), "expires_at": text(stamp), "status": text("succeeded"),
+            "completed_at": text(stamp),
+        },
+    )
+
+
+class Memory:
+    """Where the SDK keeps its token."""
+
+    tokens = None
+    info = None
+
+    async def get_tokens(self):
+        return self.tokens
+
+    async def set_tokens(self, tokens):
+        self.tokens = tokens
+
+    async def get_client_info(self):
+        return self.info
+
+    async def set_client_info(self, info):
+        self.info = info
+
+
+def client(url, issuer, name, mode):
+    """An MCP client that finds out by itself where its token comes from."""
+    oauth = ClientCredentialsOAuthProvider(url, Memory(), name, f"{name}-secret", scope="iot/read iot/command", issuer=issuer)
+    return Client(streamable_http_client(url, http_client=create_mcp_http_client(auth=oauth)), mode=mode)
+
+
+def answered(result):
+    return result.content[0].text
+
+
+async def operators(url, issuer, mode):
+    history = {"device_id": DEVICE}
+    async with client(url, issuer, "operator", mode) as mcp:
+        check(f"{mode}: an operator sees the tools", [tool.name for tool in (await mcp.list_tools()).tools] == TOOLS)
+        early = await mcp.call_tool("send_command", {"device_id": DEVICE, "command": "recalibrate"})
+        check(f"{mode}: no command before the status", early.is_error and "read it first" in answered(early), early)
+        status = await mcp.call_tool("get_device_status", {"device_id": DEVICE})
+        check(f"{mode}: get_device_status", status.structured_content["device_id"] == DEVICE, status)
+        check(f"{mode}: text and structure agree", json.loads(answered(status)) == status.structured_content, status)
+        listed = await mcp.call_tool("list_devices", {"location": "factory-floor-1/*"})
+        check(f"{mode}: list_devices", listed.structured_content["count"] == 1, listed)
+        told = await mcp.call_tool("get_telemetry_history", history)
+        check(f"{mode}: get_telemetry_history", not told.is_error and "87.5" in answered(told), told)
+        one = await mcp.call_tool("get_command_status", {"device_id": DEVICE, "command_id": "c-1"})
+        check(f"{mode}: get_command_status", one.structured_content["status"] == "succeeded", one)
+        all_of = await mcp.call_tool("list_commands", {"device_id": DEVICE})
+        check(f"{mode}: list_commands", not all_of.is_error and "c-1" in answered(all_of), all_of)
+        sent = await mcp.call_tool("send_command", {"device_id": DEVICE, "command": "recalibrate", "wait_seconds": 0})
+        check(f"{mode}: send_command answers that no link is set up", sent.is_error and "NOT_SENT" in answered(sent), sent)
+        reboot = await mcp.call_tool("send_command", {"device_id": DEVICE, "command": "reboot"})
+        check(f"{mode}: an operator may not reboot", "AuthorizeActionException" in answered(reboot), reboot)
+        wrong = await mcp.call_tool("get_device_status", {"device_id": 7})
+        check(f"{mode}: arguments that do not fit", wrong.is_error and "INVALID_ARGUMENTS" in answered(wrong), wrong)
+        try:
+            await mcp.call_tool("drop_tables", {})
+            check(f"{mode}: an unknown tool is an error", False)
+        except Exception as error:
+            check(f"{mode}: an unknown tool is an error", "Unknown tool" in str(error), error)
+    async with client(url, issuer, "senior", mode) as mcp:
+        await mcp.call_tool("get_device_status", {"device_id": DEVICE})
+        reboot = await mcp.call_tool("send_command", {"device_id": DEVICE, "command": "reboot", "wait_seconds": 0})
+        check(f"{mode}: a senior operator may", "NOT_SENT" in answered(reboot), reboot)
+    async with client(url, issuer, "visitor", mode) as mcp:
+        check(f"{mode}: a visitor sees nothing", (await mcp.list_tools()).tools == [])
+        denied = await mcp.call_tool("list_devices", {})
+        check(f"{mode}: and may do nothing", denied.is_error and "denied by default" in answered(denied), denied)
+
+
+def token(issuer, name, resource, scope="iot/read iot/command"):
+    form = {"grant_type": "client_credentials", "resource": resource, "scope": scope}
+    request = urllib.request.Request(f"{issuer}/token", urllib.parse.urlencode(form).encode())
+    basic = base64.b64encode(f"{name}:{name}-secret".encode()).decode()
+    request.add_header("authorization", f"Basic {basic}")
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)["access_token"]
+
+
+def post(url, bearer, tool):
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": {}}}
+    request = urllib.request.Request(url, json.dumps(message).encode())
+    for name, value in {"content-type": "application/json", "accept": "application/json, text/event-stream", "authorization": f"Bearer {bearer}"}.items():
+        request.add_header(name, value)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, ""
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers.get("www-authenticate", "")
+
+
+def tokens(url, issuer):
+    good = token(issuer, "operator", url)
+    check("a token of the provider's counts", post(url, good, "list_devices")[0] == 200)
+    status, said = post(url, token(issuer, "operator", "https://billing.example/"), "list_devices")
+    check("one for another resource does not", status == 401 and "invalid_token" in said, said)
+    status, said = post(url, token(issuer, "operator", url, "iot/read"), "send_command")
+    check("one without the scope is asked to get it", status == 403 and 'scope="iot/command"' in said, said)
+    head, body, signature = good.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+    claims["groups"] = ["senior_operator"]
+    forged = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    check("one that was changed does not", post(url, f"{head}.{forged}.{signature}", "list_devices")[0] == 401)
+
+
+def conformance(port, forward, bearer):
+    """Both revisions through a forwarder that adds the token. Scenarios for things that are not served are listed by name."""
+    start(forward, [NODE, str(HERE / "forward.mjs"), str(forward), str(port)], FORWARD_TOKEN=bearer)
+    lines = []
+    for revision in ["2025-11-25", "2026-07-28"]:
+        suite = [NODE, f"{MODULES}/@modelcontextprotocol/conformance/dist/index.js", "server"]
+        suite += ["--url", f"http://127.0.0.1:{forward}/mcp", "--suite", "all", "--spec-version", revision]
+        suite += ["--expected-failures", str(HERE / f"expected-{revision}.yml"), "--output-dir", f"{RESULTS}/{revision}"]
+        ended = subprocess.run(suite, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+        pathlib.Path(RESULTS, f"{revision}.txt").write_text(ended.stdout)
+        lines.append((revision, ended.returncode, ended.stdout))
+    for revision, code, said in lines:
+        tail = "\n".join(said.splitlines()[-60:])
+        check(f"conformance with {revision}", code == 0, tail)
+
+
+def main():
+    pathlib.Path(RESULTS).mkdir(parents=True, exist_ok=True)
+    tables()
+    port, idp, forward = free_port(), free_port(), free_port()
+    url, issuer = f"http://127.0.0.1:{port}/mcp", f"http://127.0.0.1:{idp}"
+    start(idp, [NODE, str(HERE / "oidc.mjs"), MODULES, str(idp), url])
+    serve = [BINARY, "serve", "--listen", f"127.0.0.1:{port}", "--issuer", issuer, "--groups-claim", "groups"]
+    # The conformance suite calls as a page of the address that it calls.
+    serve += ["--allow-origin", f"http://127.0.0.1:{forward}"]
+    server = None
+    for mode in ["legacy", "2026-07-28"]:
+        if server:
+            # What was read in the other revision would entitle to commands in this one.
+            server.terminate()
+            check("it ends well at SIGTERM", server.wait(timeout=15) == 0)
+        server = start(port, serve, FLOORGATE_LOG="error", **AWS)
+        asyncio.run(operators(url, issuer, mode))
+    tokens(url, issuer)
+    conformance(port, forward, token(issuer, "senior", url))
+    server.terminate()
+    check("it ends well at SIGTERM", server.wait(timeout=15) == 0)
+    print(f"{passed} passed")
+
+
+try:
+    main()
+finally:
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
