@@ -35,6 +35,8 @@ async fn nothing_acknowledged_is_lost_and_nothing_runs_twice_however_often_it_is
     load.stop().await;
     let (evidence, broken) = load.judge(Duration::from_secs(150)).await;
     assert!(broken.is_empty(), "seed {seed}: {broken:#?}");
+    let broken = load::checker::check(&load.audit(&rig).await);
+    assert!(broken.is_empty(), "seed {seed}: {broken:#?}");
     assert!(evidence.gaps.is_empty(), "seed {seed}: nothing was to be given up: {:?}", evidence.gaps);
     let succeeded = evidence.records.iter().filter(|record| record.status == "succeeded").count();
     println!(

@@ -30,7 +30,10 @@ impl Config {
         root.insert("store".into(), store);
         root.insert("sync".into(), json!({"state_interval": duration_text(self.sync.state_interval)}));
         root.insert("device".into(), self.devices.iter().map(device_values).collect());
-        Value::Object(root)
+        let mut root = Value::Object(root);
+        // serde_json keeps keys in order or not, as any other package of the same build wishes.
+        root.sort_all_objects();
+        root
     }
 
     /// The same as TOML that floorgate reads; AWS keys become a comment.

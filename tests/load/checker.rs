@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use super::evidence::{Evidence, Gap, Outcome, Reading};
+use super::evidence::{Book, Evidence, Gap, Outcome, Reading};
 
 /// An order that left in time may be on its way this long on a busy machine.
 pub const TRANSIT_MS: i64 = 1_000;
@@ -24,6 +24,8 @@ pub enum Broken {
     StoredTwice(String, u64),
     Invented(String, u64),
     DeclaredTooMuch { device: String, declared: u64, missing: u64 },
+    Unbalanced(String, Book),
+    Unaccounted { device: String, what: &'static str, book: u64, really: u64 },
     NotShown { device: String, shown: Option<u64>, last: u64 },
     Unreal { device: String, shown: Option<String>, real: String },
     WentBack { device: String, from: u64, to: u64 },
@@ -63,6 +65,12 @@ impl fmt::Display for Broken {
             Self::DeclaredTooMuch { device, declared, missing } => {
                 write!(f, "G2: {declared} readings of {device} are declared lost, {missing} are not in the history")
             }
+            Self::Unbalanced(device, book) => {
+                write!(f, "G2: {device} has accepted readings that are not delivered, stored or declared lost: {book:?}")
+            }
+            Self::Unaccounted { device, what, book, really } => {
+                write!(f, "G2: the books of {device} say {book} {what}, and it is {really}")
+            }
             Self::NotShown { device, shown, last } => {
                 write!(f, "G5: the item of {device} shows reading {shown:?}, the last acknowledged is {last}")
             }
@@ -94,6 +102,7 @@ impl fmt::Display for Broken {
 pub fn check(evidence: &Evidence) -> Vec<Broken> {
     let mut broken = Vec::new();
     readings(evidence, &mut broken);
+    books(evidence, &mut broken);
     states(evidence, &mut broken);
     commands(evidence, &mut broken);
     broken.extend(evidence.starts.iter().filter(|took| **took > START_MAX).map(|took| Broken::SlowStart(*took)));
@@ -136,6 +145,30 @@ fn readings(evidence: &Evidence, broken: &mut Vec<Broken>) {
         if declared > missing {
             broken.push(Broken::DeclaredTooMuch { device: device.to_owned(), declared, missing });
         }
+    }
+}
+
+/// The gateway's own account: it balances, and is what the senders and the table know.
+fn books(evidence: &Evidence, broken: &mut Vec<Broken>) {
+    for (device, book) in &evidence.books {
+        if book.delivered + book.stored + book.lost != book.accepted {
+            broken.push(Broken::Unbalanced(device.clone(), *book));
+        }
+        let count = |readings: &[Reading]| {
+            let numbers: BTreeSet<u64> =
+                readings.iter().filter(|reading| reading.device == *device).map(|reading| reading.n).collect();
+            numbers.len() as u64
+        };
+        let (acknowledged, sent) = (count(&evidence.acknowledged), count(&evidence.sent));
+        let mut must = |holds: bool, what: &'static str, book: u64, really: u64| {
+            if !holds {
+                broken.push(Broken::Unaccounted { device: device.clone(), what, book, really });
+            }
+        };
+        must(book.accepted >= acknowledged, "accepted at most", book.accepted, acknowledged);
+        must(book.accepted <= sent, "accepted at least", book.accepted, sent);
+        let history = count(&evidence.history);
+        must(book.delivered <= history, "delivered", book.delivered, history);
     }
 }
 
@@ -227,6 +260,7 @@ mod tests {
             sent: readings.clone(),
             acknowledged: readings.clone(),
             history: readings,
+            books: BTreeMap::from([("S".into(), Book { accepted: 3, delivered: 2, stored: 1, lost: 0 })]),
             asked: vec![Asked { id: "c".into(), expires_at: 50_000, repeatable: false }],
             executed: vec![Executed { id: "c".into(), at: 40_000, done: true }],
             results: vec![outcome("in_progress"), outcome("succeeded"), outcome("succeeded")],
@@ -274,6 +308,28 @@ mod tests {
     fn a_reading_that_is_stored_twice_or_that_nobody_sent_is_found() {
         assert_eq!(found(|e| e.history.push(reading(1))), [Broken::StoredTwice("S".into(), 1)]);
         assert_eq!(found(|e| e.history.push(reading(9))), [Broken::Invented("S".into(), 9)]);
+    }
+
+    #[test]
+    fn books_that_do_not_balance_or_say_what_is_not_so_are_found() {
+        let found = |accepted, delivered, stored, lost| {
+            let book = Book { accepted, delivered, stored, lost };
+            (book, found(|e| drop(e.books.insert("S".into(), book))))
+        };
+        assert_eq!(found(3, 3, 0, 0).1, []);
+        let (book, broken) = found(3, 1, 1, 0);
+        assert_eq!(broken, [Broken::Unbalanced("S".into(), book)]);
+        let untrue = |what, book, really| Broken::Unaccounted { device: "S".into(), what, book, really };
+        assert_eq!(found(2, 2, 0, 0).1, [untrue("accepted at most", 2, 3)]);
+        assert_eq!(found(4, 3, 0, 1).1, [untrue("accepted at least", 4, 3)]);
+        assert_eq!(found(3, 2, 0, 1).1, []);
+        let not_there = |e: &mut Evidence| {
+            e.history.pop();
+            e.acknowledged.pop();
+            e.shown.insert("S".into(), 1);
+            e.books.insert("S".into(), Book { accepted: 3, delivered: 3, stored: 0, lost: 0 });
+        };
+        assert_eq!(self::found(not_there), [untrue("delivered", 3, 2)]);
     }
 
     #[test]

@@ -64,6 +64,16 @@ impl Outcome {
     }
 }
 
+/// What the gateway says of a device's readings, at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Book {
+    pub accepted: u64,
+    pub delivered: u64,
+    pub stored: u64,
+    /// For whatever reason.
+    pub lost: u64,
+}
+
 /// Everything of one run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evidence {
@@ -74,6 +84,8 @@ pub struct Evidence {
     /// Samples of `iot-telemetry-history`, blocks unfolded.
     pub history: Vec<Reading>,
     pub gaps: Vec<Gap>,
+    /// Read before the history was, so that nothing is delivered between.
+    pub books: BTreeMap<String, Book>,
     pub asked: Vec<Asked>,
     /// Ids that came while the disk failed, with a daemon that died before it worked again: such a refusal is told and
     /// kept in memory (`src/shadow/refused.rs`), so nothing is asked of how these ended. They run once at most all the

@@ -30,7 +30,7 @@ use crate::rig::table::Items;
 use crate::rig::{Options, Rig};
 use agent::Agent;
 use checker::Broken;
-use evidence::{Evidence, Gap, Outcome, Reading};
+use evidence::{Book, Evidence, Gap, Outcome, Reading};
 use floor::{Conduct, Machine, Sender};
 
 /// Devices of the load; the profiles' short timeouts keep a run with many interrupted commands short.
@@ -196,6 +196,21 @@ impl Load {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// What the gateway says of the readings, and then what there is: for [`checker::check`].
+    pub async fn audit(&self, rig: &Rig) -> Evidence {
+        let devices = rig.daemon.json(&["devices"]).await;
+        let of_sensors = devices.as_array().into_iter().flatten().filter_map(|device| {
+            let id = device["device_id"].as_str().filter(|id| self.sensors.iter().any(|sensor| sensor == id))?;
+            let ledger = &device["ledger"];
+            let count = |name: &str| ledger[name].as_u64().unwrap_or_else(|| panic!("no {name} in {device}"));
+            let lost = ledger["lost"].as_object().into_iter().flatten().filter_map(|(_, lost)| lost.as_u64()).sum();
+            let (accepted, delivered, stored) = (count("accepted"), count("delivered"), count("stored"));
+            Some((id.to_owned(), Book { accepted, delivered, stored, lost }))
+        });
+        let books = of_sensors.collect();
+        Evidence { books, ..self.collect().await }
     }
 
     async fn collect(&self) -> Evidence {

@@ -1,5 +1,6 @@
 //! The heavier suites and chores: `cargo xtask NAME`. Each installs what it needs, or says what is missing.
 
+mod aws;
 mod board;
 mod chores;
 mod cross;
@@ -35,6 +36,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         the board test: Debian with systemd in an emulated ARM machine (default) or a container, the package
                         installed as a user would, power cuts under load (default 5; a release: 300); wants root.
                         --no-flush swallows the daemon's flushes and wants the judge to find that
+  aws [--write]         the AWS template against its sources, cfn-lint and AWS's own models; --write renews what is generated
   cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
   deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
   reproducible TARGET   the release binary built twice, in two folders: the same bytes
@@ -70,6 +72,11 @@ fn main() -> ExitCode {
         "many" => suites::many(),
         "measure" => suites::measure(),
         "vm" => board::Asked::parse(rest).and_then(|asked| board::vm(&asked)),
+        "aws" => match rest {
+            [] => aws::aws(false),
+            [option] if option == "--write" => aws::aws(true),
+            _ => Err(anyhow::anyhow!("aws takes --write alone")),
+        },
         "cross" => one("TARGET").and_then(cross::cross),
         "deb" => one("ARCHITECTURE").and_then(package::deb),
         "reproducible" => one("TARGET").and_then(cross::reproducible),
