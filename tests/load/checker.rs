@@ -260,7 +260,7 @@ mod tests {
             sent: readings.clone(),
             acknowledged: readings.clone(),
             history: readings,
-            books: BTreeMap::from([("S".into(), Book { accepted: 3, delivered: 2, stored: 1, lost: 0 })]),
+            books: BTreeMap::from([("S".into(), Book { accepted: 3, delivered: 1, stored: 2, lost: 0 })]),
             asked: vec![Asked { id: "c".into(), expires_at: 50_000, repeatable: false }],
             executed: vec![Executed { id: "c".into(), at: 40_000, done: true }],
             results: vec![outcome("in_progress"), outcome("succeeded"), outcome("succeeded")],
