@@ -55,6 +55,16 @@ fn fifty() -> Options {
     Options { devices, commit_interval: "1s", ..Options::default() }
 }
 
+/// Without limits for the devices: what these tests send at once is a flood by the usual ones, and declared lost.
+async fn unlimited(options: Options) -> Rig {
+    let mut rig = Rig::prepare(options).await;
+    let limits = "[floor]\nmessages_per_second = 1000000\nmessage_burst = 1000000\n";
+    std::fs::write(&rig.config, rig::read(&rig.config).replacen("[floor]\n", limits, 1)).unwrap();
+    rig.daemon.provision().await;
+    rig.daemon.run().await;
+    rig
+}
+
 fn reading(n: u64) -> String {
     let at = jiff::Timestamp::now().as_millisecond();
     json!({"pressure_psi": 140.0 + (n % 97) as f64 / 10.0, "temperature_c": 38.0 + (n % 13) as f64 / 10.0, "timestamp": at}).to_string()
@@ -181,7 +191,7 @@ async fn durable_ingest_beside_a_bare_subscriber_at_the_same_broker() {
         std::env::var("FLOORGATE_TEST_MOSQUITTO").expect("set by `cargo xtask measure`").parse().unwrap();
     let mut options = fifty();
     options.floor_broker = Some(broker);
-    let mut rig = Rig::start(options).await;
+    let mut rig = unlimited(options).await;
     let count = 50_000;
     let mut ratios = Vec::new();
     for _ in 0..3 {
@@ -250,7 +260,7 @@ async fn a_start_with_a_full_store() {
         std::env::var("FLOORGATE_TEST_MOSQUITTO").expect("set by `cargo xtask measure`").parse().unwrap();
     let mut options = fifty();
     options.floor_broker = Some(broker);
-    let mut rig = Rig::start(options).await;
+    let mut rig = unlimited(options).await;
     rig.table_cable.cut().await;
     let taken = |status: &Value| status["store"]["telemetry_committed"].as_u64().unwrap_or(0);
     fill(broker, &rig, 50_000).await;

@@ -10,7 +10,7 @@ use crate::tools;
 
 const HEAD: &str = "# Fault matrix
 
-Written by `cargo xtask faults [--minutes N] [--seed S] [--only NAME]`; not by hand. Each row keeps its last run. What the
+Written by `cargo xtask faults [--minutes N] [--seed S] [--only NAME]`; the table not by hand. Each row keeps its last run. What the
 promises (G1 …) say, and how the suite works, is in [testing.md](testing.md). A run is one injection of the fault, judged
 with everything else that happened in its round.
 
@@ -18,10 +18,15 @@ with everything else that happened in its round.
 |---|---|---|---|---|---|
 ";
 
+/// What stands from here on is written by hand, and stays.
+const BY_HAND: &str = "\n## ";
+
 /// Rows of this run replace those of the same fault; others stay as they are.
 pub(super) fn write_matrix(path: &Path, rows: &[(String, &str, Outcome)]) -> Result<()> {
     let (date, commit) = (said("date", &["-u", "+%F"])?, commit()?);
-    let mut lines: Vec<String> = std::fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect();
+    let known = std::fs::read_to_string(path).unwrap_or_default();
+    let (table, by_hand) = known.find(BY_HAND).map_or((&*known, ""), |place| known.split_at(place));
+    let mut lines: Vec<String> = table.lines().map(str::to_owned).collect();
     lines.retain(|line| line.starts_with("| ") && !line.starts_with("| fault |"));
     for (fault, invariant, outcome) in rows {
         let Outcome { runs, ok, note } = outcome;
@@ -37,7 +42,7 @@ pub(super) fn write_matrix(path: &Path, rows: &[(String, &str, Outcome)]) -> Res
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.map_or(Ok(()), std::fs::create_dir_all)?;
-    std::fs::write(path, format!("{HEAD}{}\n", lines.join("\n")))
+    std::fs::write(path, format!("{HEAD}{}\n{by_hand}", lines.join("\n")))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
