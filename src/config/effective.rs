@@ -53,7 +53,7 @@ impl Config {
         if let Some(comment) = comment {
             text = format!("# AWS credentials: {comment}\n");
             if let Some(tables) = values.get_mut("dynamodb").and_then(Value::as_object_mut) {
-                tables.remove("credentials");
+                tables.retain(|key, _| key != "credentials");
             }
         }
         text.push_str(&toml::to_string_pretty(&values)?);
