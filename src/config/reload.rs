@@ -87,7 +87,9 @@ impl Config {
 fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let (mut before, mut after) = (old.effective(), new.effective());
     for values in [&mut before, &mut after] {
-        values.as_object_mut().map(|values| values.retain(|key, _| key != "device"));
+        if let Some(values) = values.as_object_mut() {
+            values.retain(|key, _| key != "device");
+        }
     }
     let mut keys = Vec::new();
     differing("", Some(&before), Some(&after), &mut keys);
