@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
 #![allow(unreachable_pub, dead_code, missing_docs, reason = "support code is shared by several tests")]
 
+#[path = "support/authority.rs"]
+mod authority;
 #[path = "support/broker.rs"]
 mod broker;
 mod rig;
@@ -10,6 +12,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use authority::Authority;
 use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
 use broker::Broker;
 use rig::device::Behaviour;
@@ -221,21 +224,7 @@ async fn without_credentials_the_configuration_is_red_and_the_rest_is_told() {
     assert!(told.all("disk_space").len() == 1 && told.all("clock").len() == 1, "{:#?}", told.checks);
 }
 
-/// Who signs certificates.
-struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
-}
-
 impl Authority {
-    fn new() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: rcgen::Issuer::new(params, key), pem }
-    }
-
     /// A certificate that is good until the year's end, and its key.
     fn issue(&self, name: &str, year: i32) -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();

@@ -425,13 +425,13 @@ async fn a_flooding_device_delays_nobody_on_a_shared_link() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a minute: the suite's"]
+#[ignore = "a minute; `cargo xtask measure` runs it"]
 async fn of_five_hundred_devices_a_hung_and_a_flooding_one_delay_nobody() {
     in_some_run(|| on_the_endpoint(499, Duration::from_secs(2), &[Flood::Readings; 9])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a minute: the suite's"]
+#[ignore = "a minute; `cargo xtask measure` runs it"]
 async fn of_five_hundred_devices_on_a_shared_link_a_flooding_one_delays_nobody() {
     // Every 5 s, as devices report by default.
     in_some_run(|| on_a_shared_link(499, Duration::from_secs(5), Duration::from_secs(2), &KINDS)).await;

@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, dead_code, reason = "support code is shared by several tests")]
 
+#[path = "support/authority.rs"]
+mod authority;
 #[path = "support/broker.rs"]
 mod broker;
 #[path = "support/running.rs"]
@@ -11,25 +13,13 @@ mod running;
 use std::path::Path;
 use std::sync::Arc;
 
+use authority::Authority;
 use broker::Broker;
 use bytes::Bytes;
 use floorgate::mqtt::link::{Handed, LinkConfig, TlsFiles};
 use running::{Held, config, run, soon};
 
-struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
-}
-
 impl Authority {
-    fn new() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: rcgen::Issuer::new(params, key), pem }
-    }
-
     fn issue(&self, name: &str) -> (rcgen::Certificate, rcgen::KeyPair) {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();

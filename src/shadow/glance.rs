@@ -53,8 +53,8 @@ impl Glance<'_> {
 
     /// The command ends here and now, and is journalled when that is possible again.
     pub(super) fn journal(&mut self, mut entry: NewExecution) -> Result<Journalled, StoreError> {
-        // Before the file was read once nobody knows what has run. If there is a journal, what may have come before this
-        // start stays with its sender; only what was certainly issued since is new.
+        // Before the file was read once nobody knows what has run. If there is a journal that could not even be looked at,
+        // what may have come before this start stays with its sender; only what was certainly issued since is new.
         let begun = self.memory.blank_since.filter(|_| self.memory.unread);
         if begun.is_some_and(|begun| entry.record.issued_at <= begun.saturating_add(CLOCK_AHEAD_MAX)) {
             return Err(self.cause.clone());

@@ -142,7 +142,7 @@ async fn after_an_outage_a_hundred_devices_are_current_before_their_day_of_backl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the suite's: half a minute, prints the ratio of the budget"]
+#[ignore = "half a minute, prints the ratio of the budget; `cargo xtask measure` runs it"]
 async fn history_drains_nearly_as_fast_as_the_endpoint_takes_batches() {
     let (_bench, store, _, running, _folder, _cable) = outage("drain", 200, 60).await;
     let sample = store.peek_blocks(2_000).await.unwrap();

@@ -83,7 +83,10 @@ pub(crate) fn measure() -> Result<()> {
         test
     };
     run(&mut test(&["--test", "measure"], ""))?;
-    run(&mut test(&["--lib"], "measures::"))
+    run(&mut test(&["--lib"], "measures::"))?;
+    // What `cargo test` leaves out because it takes minutes.
+    run(test(&["--test", "sync"], "history_drains").arg("--ignored"))?;
+    run(test(&["--test", "isolation"], "of_five_hundred").arg("--ignored"))
 }
 
 /// What libFuzzer needs to see which way the code went; these flags are stable, unlike the sanitizers.
