@@ -5,7 +5,7 @@
 //! | 0 | done; for `send`: the command succeeded |
 //! | 1 | it failed: no daemon, a refused query, a command that did not succeed |
 //! | 64 | the arguments cannot be understood |
-//! | 78 | the configuration cannot be used |
+//! | 78 | the configuration cannot be used; also by the service alone, or because a sandbox keeps `state_dir` read-only |
 //!
 //! `run`, `check`, `provision` and `doctor` read the whole configuration. All others talk to a running daemon over its control
 //! socket and read only where that is, so that they work without the daemon's certificates and environment. Answers go
