@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::report::{Check, Finding};
 use super::service::{USER, Unit};
-use crate::config::Config;
+use crate::config::{Config, CredentialsConfig};
 
 /// Files that are named; of more only the number is.
 const TOLD_MAX: usize = 5;
@@ -116,6 +116,18 @@ fn unreadable(files: &[PathBuf], user: &User, unit: Option<&Unit>) -> Vec<Unread
     files.filter_map(why).collect()
 }
 
+/// What the service has to read. The shared credentials file comes from the environment of whoever asks: a service with keys
+/// of its own does not read it.
+fn files(config: &Config, unit: Option<&Unit>) -> Vec<PathBuf> {
+    let mut files = config.files();
+    if let Some(CredentialsConfig::SharedFile { path, .. }) = config.dynamodb.as_ref().map(|tables| &tables.credentials)
+        && unit.is_some_and(Unit::has_keys_of_its_own)
+    {
+        files.retain(|file| file != path);
+    }
+    files
+}
+
 fn advice(user: &User, file: &Path, why: &str) -> String {
     if why.contains("hides it") {
         return "put it into /etc/floorgate".to_owned();
@@ -138,7 +150,7 @@ pub(super) fn look(root: &Path, config: &Config, unit: Option<&Unit>) -> Vec<Fin
     let Some(user) = unit.and_then(|unit| User::of_service(root, unit)) else {
         return vec![Finding::skipped(check, "no service with a user of its own runs this configuration")];
     };
-    let files = config.files();
+    let files = files(config, unit);
     judge(&files, &user, unit)
 }
 
@@ -170,7 +182,7 @@ pub fn problems(config: &Config) -> Option<String> {
     }
     let unit = Unit::of(&config.file)?;
     let user = User::of_service(root, &unit)?;
-    let wrong = unreadable(&config.files(), &user, Some(&unit));
+    let wrong = unreadable(&files(config, Some(&unit)), &user, Some(&unit));
     let lines = wrong
         .iter()
         .take(TOLD_MAX)
@@ -284,5 +296,19 @@ mod tests {
         assert!(told(folder.path()).unwrap().contains("may not write in"));
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(told(folder.path()), None);
+    }
+
+    #[test]
+    fn the_askers_aws_keys_are_not_looked_at_where_the_service_has_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, keys) = (folder.path().join("floorgate.toml"), folder.path().join("keys"));
+        std::fs::write(&keys, "[default]\naws_access_key_id = A\naws_secret_access_key = B\n").unwrap();
+        std::fs::write(&file, "[gateway]\nid = \"G\"\nlocation = \"x\"\n[dynamodb]\nregion = \"us-east-1\"\n").unwrap();
+        let environment =
+            crate::config::Environment::from_pairs([("AWS_SHARED_CREDENTIALS_FILE", keys.display().to_string())]);
+        let config = Config::load(&file, &environment, &crate::gateway::read_profiles).unwrap();
+        let unit = |more: &str| Unit::parse(&format!("LoadState=loaded\n{more}\n")).unwrap();
+        assert_eq!(files(&config, Some(&unit(""))), [file.clone(), keys]);
+        assert_eq!(files(&config, Some(&unit("Environment=AWS_ACCESS_KEY_ID=A"))), [file]);
     }
 }

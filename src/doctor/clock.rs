@@ -38,9 +38,9 @@ pub(super) fn judge(rule: Trust, here: &ClockState, daemon: Option<&ClockState>)
 /// The kernel calls the clock synchronised, and the daemon may not ask it.
 fn hidden(daemon: &ClockState) -> Finding {
     let check = Check::Clock;
-    let advice = "chrony, ntpd or PTP keeps the time, and the service's sandbox lets it hear of systemd-timesyncd alone: install \
+    let advice = "if chrony, ntpd or PTP keeps the time, the service's sandbox keeps it from hearing so: install \
         other-time-service.conf (deploy/systemd, in the package /usr/share/doc/floorgate/examples), whether there are tables \
-        or not";
+        or not; if systemd-timesyncd does, its servers have not answered for an hour (`timedatectl timesync-status`)";
     let seen = "the kernel calls it synchronised, and the daemon does not see that";
     match (daemon.trusted, daemon.table_agreed_seconds_ago) {
         (false, _) => Finding::fail(check, format!("{seen}: commands are refused with CLOCK_UNTRUSTED"), advice),

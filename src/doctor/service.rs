@@ -21,7 +21,7 @@ pub const SYSTEMD_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_MAX: u64 = 64 * 1024;
 /// What is asked for. Older systemd leaves out what it does not know.
 const PROPERTIES: &str = "LoadState,ActiveState,SubState,UnitFileState,Result,ExecMainStatus,NRestarts,User,\
-    SupplementaryGroups,ExecStart,ProtectSystem,ProtectHome,PrivateTmp,ReadWritePaths,BindPaths,StateDirectory";
+    SupplementaryGroups,ExecStart,ProtectSystem,ProtectHome,PrivateTmp,ReadWritePaths,BindPaths,StateDirectory,Environment,EnvironmentFiles";
 /// The user of the package's unit.
 pub(super) const USER: &str = "floorgate";
 
@@ -54,7 +54,12 @@ impl Unit {
     /// Lines `Name=value`; `None` for a unit that is not there.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let lines = text.lines().filter_map(|line| line.split_once('='));
-        let unit = Self(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
+        let kept = |(name, value): (&str, &str)| {
+            // Of the environment, which holds secrets, nothing is kept but whether AWS is in it.
+            let value = if name == "Environment" { if value.contains("AWS_") { "AWS_" } else { "" } } else { value };
+            (name.to_owned(), value.to_owned())
+        };
+        let unit = Self(lines.map(kept).collect());
         matches!(unit.get("LoadState"), "loaded" | "masked").then_some(unit)
     }
 
@@ -82,6 +87,11 @@ impl Unit {
     /// Groups it has besides its user's.
     pub(super) fn groups(&self) -> impl Iterator<Item = &str> {
         self.words("SupplementaryGroups")
+    }
+
+    /// Whether it may have AWS keys of its own, which are not in the environment of whoever asks.
+    pub(super) fn has_keys_of_its_own(&self) -> bool {
+        self.get("Environment").contains("AWS_") || !self.get("EnvironmentFiles").is_empty()
     }
 
     /// The line of the unit that hides a file from it.
