@@ -4,7 +4,7 @@
 //!
 //! * the unit tests of `floorgate` and `floorgate-model`, as programs of the target, under qemu;
 //! * the demo's scenarios, `cargo demo --headless`: the daemon and its command line are programs of the target, devices,
-//!   broker and table are this machine's.
+//!   broker, table and tools are this machine's.
 //!
 //! # What it does not show
 //!
@@ -118,8 +118,10 @@ fn demo(platform: &Platform, emulation: &Emulation, programs: &Programs) -> Resu
     let through = folder.path().join("floorgate");
     std::fs::write(&through, through_qemu(emulation, daemon))?;
     std::fs::set_permissions(&through, std::fs::Permissions::from_mode(0o755))?;
-    // Both are built before, so that the limit is for the run alone. The table lies where the demo looks for it.
+    // All is built before, so that the limit is for the run alone. The table lies where the demo looks for it.
     run(cargo().args(["build", "--quiet", "--package", "floorgate-demo"]))?;
+    // As the demo builds it: naming the package would choose other features.
+    run(cargo().args(["build", "--quiet", "--bin", "floorgate-fleet"]))?;
     let table = ["build", "--quiet", "--locked", "--manifest-path", "demo/table/Cargo.toml", "--target-dir"];
     run(cargo().args(table).arg(tools::target().join("floorgate-table")))?;
     let started = Instant::now();

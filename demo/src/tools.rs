@@ -1,0 +1,189 @@
+//! The fleet's tools: `floorgate-fleet serve` as a child process, and who calls it.
+//!
+//! It is the real program with its real policies, on plain HTTP because it is on loopback, which it allows nowhere else. It
+//! stands on the cloud's side: it reads the table and publishes to the cloud's broker itself, not over the gateway's wires.
+//!
+//! * [`Tools::operator`], [`Tools::senior`], [`Tools::hasty`]: MCP clients, each with a token of its own, for the acts.
+//! * Into its directory it writes, readable by its owner alone, what whoever tries the demo needs: [`CONFIGURATION`] with
+//!   the address and both tokens as MCP clients are configured, and each token alone. [`Tools::stop`] removes them; they
+//!   would open nothing any more.
+//!
+//! The port is any that is free; when another program takes it first, the next is tried, [`PORTS_TRIED`] in all.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use crate::child::Child;
+use crate::devices::now;
+use crate::issuer::{CLIENT_ID, HASTY, ISSUER, Issuer, LIFETIME, OPERATOR, SENIOR, YOUR_OPERATOR, YOUR_SENIOR};
+use crate::mcp::Client;
+
+/// For MCP clients: the address and the tokens.
+pub const CONFIGURATION: &str = "mcp.json";
+/// The operator's token alone.
+pub const OPERATOR_TOKEN: &str = "operator.token";
+/// The senior operator's token alone.
+pub const SENIOR_TOKEN: &str = "senior_operator.token";
+/// Ports that are tried before the demo gives up.
+pub const PORTS_TRIED: u32 = 3;
+/// How long it may take until it answers the first question.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Between two attempts to reach it.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long it may take to end; it gives what runs 10 s.
+const STOP_WITHIN: Duration = Duration::from_secs(13);
+
+/// The tools' server and its callers. Dropping it kills the server.
+#[derive(Debug)]
+pub struct Tools {
+    child: Child,
+    address: SocketAddr,
+    dir: PathBuf,
+    /// What an operator's agent calls.
+    pub operator: Client,
+    /// What a senior operator's agent calls.
+    pub senior: Client,
+    /// What the agent of an operator calls who wants too much at once.
+    pub hasty: Client,
+}
+
+impl Tools {
+    /// Starts `program` against a broker and a table that are there, and connects the acts' callers. Its log, the issuer's
+    /// keys and the tokens go to `dir`, which has to be an absolute path for the ready lines to hold everywhere.
+    ///
+    /// # Errors
+    /// It cannot be run, ends at once, or does not answer within 30 s.
+    pub async fn start(program: &Path, dir: &Path, cloud: SocketAddr, table: SocketAddr) -> Result<Self> {
+        let issuer = Issuer::new()?;
+        let keys = dir.join("issuer-keys.json");
+        std::fs::write(&keys, issuer.key_set().to_string())
+            .with_context(|| format!("cannot write `{}`", keys.display()))?;
+        let child = Child::new("the tools' server", dir.join("floorgate-fleet.log"));
+        let operator = issuer.token(&OPERATOR, now())?;
+        for _ in 0..PORTS_TRIED {
+            let address = free_address().await?;
+            child.start(&mut command(program, &keys, address, cloud, table))?;
+            let Some(operator) = ready(&child, address, &operator).await? else { continue };
+            let senior = Client::connect(address, &issuer.token(&SENIOR, now())?).await?;
+            let hasty = Client::connect(address, &issuer.token(&HASTY, now())?).await?;
+            let tools = Self { child, address, dir: dir.to_owned(), operator, senior, hasty };
+            tools.write_access(&issuer.token(&YOUR_OPERATOR, now())?, &issuer.token(&YOUR_SENIOR, now())?)?;
+            return Ok(tools);
+        }
+        bail!("other programs took {PORTS_TRIED} ports before the tools' server could; start the demo again")
+    }
+
+    /// The address for MCP clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/mcp", self.address)
+    }
+
+    /// Why the server ended, if it did.
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
+        self.child.ended()
+    }
+
+    /// What to type to connect an MCP client, first the shortest.
+    #[must_use]
+    pub fn how_to_connect(&self) -> Vec<String> {
+        let hours = LIFETIME.as_secs() / 3_600;
+        let file = |name: &str| self.dir.join(name).display().to_string();
+        let (url, token) = (self.url(), file(OPERATOR_TOKEN));
+        vec![
+            format!("The tools, for any MCP client: {url}, as long as the demo runs (tokens count for {hours} h)"),
+            format!("  its configuration, as an operator and as a senior operator: {}", file(CONFIGURATION)),
+            format!("  the tokens alone: {token} and {}", file(SENIOR_TOKEN)),
+            format!(
+                "  npx -y @modelcontextprotocol/inspector --cli {url} --transport http --header \"Authorization: Bearer $(cat '{token}')\" --method tools/list"
+            ),
+            format!(
+                "  curl -sS {url} -H \"Authorization: Bearer $(cat '{token}')\" -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' -H 'MCP-Protocol-Version: 2025-11-25' -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{{\"name\":\"list_devices\",\"arguments\":{{}}}}}}'"
+            ),
+        ]
+    }
+
+    fn write_access(&self, operator: &str, senior: &str) -> Result<()> {
+        let server = |token: &str| json!({"type": "http", "url": self.url(), "headers": {"Authorization": format!("Bearer {token}")}});
+        let configuration: Value = json!({
+            "mcpServers": {"floorgate-operator": server(operator), "floorgate-senior-operator": server(senior)},
+        });
+        self.write_secret(CONFIGURATION, &format!("{configuration:#}\n"))?;
+        self.write_secret(OPERATOR_TOKEN, operator)?;
+        self.write_secret(SENIOR_TOKEN, senior)
+    }
+
+    /// A new file for its owner's eyes alone; one that is there may have other eyes on it, so it goes first.
+    fn write_secret(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        let _ = std::fs::remove_file(&path);
+        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("cannot write `{}`", path.display()))
+    }
+
+    /// Asks it to end and waits; kills it if it takes longer than 13 s. Answers whether it ended in order.
+    pub async fn stop(&self) -> bool {
+        for name in [CONFIGURATION, OPERATOR_TOKEN, SENIOR_TOKEN] {
+            let _ = std::fs::remove_file(self.dir.join(name));
+        }
+        self.child.stop(STOP_WITHIN).await
+    }
+}
+
+/// A loopback port that was free a moment ago.
+async fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port is free")?;
+    listener.local_addr().context("the free port has no address")
+}
+
+fn command(program: &Path, keys: &Path, address: SocketAddr, cloud: SocketAddr, table: SocketAddr) -> Command {
+    let mut command = Command::new(program);
+    // What is set for another server must not reach this one; nor must settings of AWS's, which nobody asks here.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("FLOORGATE_") || name.starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(["serve", "--listen", &address.to_string(), "--issuer", ISSUER, "--client-id", CLIENT_ID, "--jwks-file"])
+        .arg(keys)
+        .env("AWS_ACCESS_KEY_ID", "demo")
+        .env("AWS_SECRET_ACCESS_KEY", "demo")
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{table}"))
+        .env("FLOORGATE_MQTT_URL", format!("mqtt://{cloud}"));
+    command
+}
+
+/// Waits until it takes a token, which no other server does: then it is this one. `None` if its port was taken.
+async fn ready(child: &Child, address: SocketAddr, token: &str) -> Result<Option<Client>> {
+    let end = Instant::now() + READY_WITHIN;
+    loop {
+        match (Client::connect(address, token).await, child.ended()) {
+            (_, Some(reason)) if reason.contains("cannot listen on") => return Ok(None),
+            (_, Some(reason)) => bail!(reason),
+            (Ok(client), None) => return Ok(Some(client)),
+            (Err(error), None) if Instant::now() >= end => {
+                let log = child.log().display();
+                return Err(error.context(format!(
+                    "the tools' server does not answer within {} s; its log is `{log}`",
+                    READY_WITHIN.as_secs()
+                )));
+            }
+            (Err(_), None) => sleep(LOOK_EVERY).await,
+        }
+    }
+}
