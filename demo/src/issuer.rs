@@ -52,6 +52,14 @@ pub const YOUR_SENIOR: Person =
 const OPERATORS: &str = "operators";
 const SENIOR_OPERATORS: &str = "senior_operator";
 
+impl Person {
+    /// How the commands of this person name their issuer.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        format!("{} ({})", self.name, self.subject)
+    }
+}
+
 /// Signs tokens.
 pub struct Issuer {
     key: EcdsaKeyPair,

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::daemon::Daemon;
-use crate::devices::{Device, Fleet};
+use crate::devices::{Device, Executed, Fleet, Log};
 use crate::dynamo::{Client, DEVICES};
+use crate::issuer::{YOUR_OPERATOR, YOUR_SENIOR};
 use crate::mcp::{self, Answer};
 use crate::proxy::Proxy;
 use crate::seed_tool::{SeedTool, Sent};
@@ -176,6 +177,29 @@ impl Stage {
     async fn until_last_command(&self, id: &str, status: &str) -> Result<()> {
         let shown = async || Ok((self.told(id).await?["last_command"]["status"] == status).then_some(()));
         self.until(&format!("the last_command of {id} is {status}"), Duration::from_secs(10), shown).await
+    }
+
+    /// What a device has executed since `before`, but for whoever tries the demo while the acts play.
+    ///
+    /// # Errors
+    /// The tools do not answer, or there is no such device.
+    pub async fn executed_since(&self, id: &str, before: &Log) -> Result<Vec<Executed>> {
+        let visitors = [YOUR_OPERATOR, YOUR_SENIOR].map(|person| person.issuer());
+        let mut ours = Vec::new();
+        for executed in self.device(id)?.log().executed {
+            if before.executed.contains(&executed) {
+                continue;
+            }
+            let question = json!({"device_id": id, "command_id": executed.command_id});
+            let issuer = match self.tools.operator.call("get_command_status", question).await? {
+                Answer::Told(told) => told["issuer"].as_str().unwrap_or_default().to_owned(),
+                Answer::Refused(_) => String::new(),
+            };
+            if !visitors.contains(&issuer) {
+                ours.push(executed);
+            }
+        }
+        Ok(ours)
     }
 
     /// Waits until the tools tell the device's configuration as the device itself has it.

@@ -105,7 +105,8 @@ impl Tools {
             format!("  its configuration, as an operator and as a senior operator: {}", file(CONFIGURATION)),
             format!("  the tokens alone: {token} and {}", file(SENIOR_TOKEN)),
             format!(
-                "  npx -y @modelcontextprotocol/inspector --cli {url} --transport http --header \"Authorization: Bearer $(cat '{token}')\" --method tools/list"
+                "  npx -y @modelcontextprotocol/inspector --cli --config '{}' --server floorgate-operator --method tools/list (Node.js 22 or later)",
+                file(CONFIGURATION)
             ),
             format!(
                 "  curl -sS {url} -H \"Authorization: Bearer $(cat '{token}')\" -H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream' -H 'MCP-Protocol-Version: 2025-11-25' -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{{\"name\":\"list_devices\",\"arguments\":{{}}}}}}'"
@@ -164,7 +165,9 @@ fn command(program: &Path, keys: &Path, address: SocketAddr, cloud: SocketAddr, 
         .env("AWS_CONFIG_FILE", "/dev/null")
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{table}"))
-        .env("FLOORGATE_MQTT_URL", format!("mqtt://{cloud}"));
+        .env("FLOORGATE_MQTT_URL", format!("mqtt://{cloud}"))
+        // One line for each call; the SDK would add three.
+        .env("FLOORGATE_LOG", "info,rmcp=warn");
     command
 }
 
@@ -185,5 +188,77 @@ async fn ready(child: &Child, address: SocketAddr, token: &str) -> Result<Option
             }
             (Err(_), None) => sleep(LOOK_EVERY).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+    use crate::builds::{self, Progress};
+    use crate::table::Table;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[tokio::test]
+    async fn only_who_has_a_token_of_this_start_is_let_in_and_the_ready_files_hold_until_the_end() {
+        let program = builds::tools(&Progress::default()).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = Table::start(&dir.path().join("table")).await.unwrap();
+        table.client().create_tables().await.unwrap();
+        let broker = Broker::start().await.unwrap();
+        let tools = Tools::start(&program, dir.path(), broker.address(), table.address()).await.unwrap();
+        for agent in [&tools.operator, &tools.senior, &tools.hasty] {
+            assert_eq!(agent.tools().await.unwrap().len(), 6);
+        }
+        let empty = tools.operator.call("list_devices", json!({})).await.unwrap().told().unwrap();
+        assert_eq!(empty["count"], 0);
+        let refusal = tools.operator.call("get_device_status", json!({"device_id": "X"})).await.unwrap();
+        assert_eq!(refusal.refused().unwrap().code(), Some("UNKNOWN_DEVICE"));
+
+        let stranger = Issuer::new().unwrap().token(&SENIOR, now()).unwrap();
+        let error = Client::connect(tools.address, &stranger).await.unwrap_err();
+        assert!(error.to_string().contains("401"), "{error:#}");
+
+        // As whoever tries the demo uses them.
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        let configuration: Value = serde_json::from_str(&read(CONFIGURATION)).unwrap();
+        for (server, file) in [("floorgate-operator", OPERATOR_TOKEN), ("floorgate-senior-operator", SENIOR_TOKEN)] {
+            let token = read(file);
+            let server = &configuration["mcpServers"][server];
+            assert_eq!((&server["url"], &server["type"]), (&json!(tools.url()), &json!("http")));
+            assert_eq!(server["headers"]["Authorization"], format!("Bearer {token}"));
+            assert_eq!(Client::connect(tools.address, &token).await.unwrap().tools().await.unwrap().len(), 6);
+        }
+        for name in [CONFIGURATION, OPERATOR_TOKEN, SENIOR_TOKEN] {
+            let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        assert!(tools.stop().await);
+        assert!(!dir.path().join(CONFIGURATION).exists() && !dir.path().join(SENIOR_TOKEN).exists());
+        table.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_port_that_was_taken_is_told_from_a_server_that_is_broken() {
+        let program = builds::tools(&Progress::default()).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, nobody) = (taken.local_addr().unwrap(), SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+        // It accepts, so that a client that came first gets its end.
+        let accepting = tokio::spawn(async move { while taken.accept().await.is_ok() {} });
+        let issuer = Issuer::new().unwrap();
+        let keys = dir.path().join("keys.json");
+        std::fs::write(&keys, issuer.key_set().to_string()).unwrap();
+        let token = issuer.token(&OPERATOR, now()).unwrap();
+        let child = Child::new("the tools' server", dir.path().join("log"));
+        child.start(&mut command(&program, &keys, address, nobody, nobody)).unwrap();
+        assert!(ready(&child, address, &token).await.unwrap().is_none());
+        accepting.abort();
+
+        let child = Child::new("the tools' server", dir.path().join("other.log"));
+        let free = free_address().await.unwrap();
+        child.start(command(&program, &keys, free, nobody, nobody).args(["--policies", "/nowhere"])).unwrap();
+        let error = ready(&child, free, &token).await.unwrap_err();
+        assert!(error.to_string().contains("/nowhere"), "{error:#}");
     }
 }

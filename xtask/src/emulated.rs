@@ -119,9 +119,7 @@ fn demo(platform: &Platform, emulation: &Emulation, programs: &Programs) -> Resu
     std::fs::write(&through, through_qemu(emulation, daemon))?;
     std::fs::set_permissions(&through, std::fs::Permissions::from_mode(0o755))?;
     // All is built before, so that the limit is for the run alone. The table lies where the demo looks for it.
-    run(cargo().args(["build", "--quiet", "--package", "floorgate-demo"]))?;
-    // As the demo builds it: naming the package would choose other features.
-    run(cargo().args(["build", "--quiet", "--bin", "floorgate-fleet"]))?;
+    run(cargo().args(["build", "--quiet", "--bin", "floorgate-demo", "--bin", "floorgate-fleet"]))?;
     let table = ["build", "--quiet", "--locked", "--manifest-path", "demo/table/Cargo.toml", "--target-dir"];
     run(cargo().args(table).arg(tools::target().join("floorgate-table")))?;
     let started = Instant::now();

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::{MINUTE, OUTCOME};
 use crate::devices::{PRESSURE, TEMPERATURE, VALVE, now};
+use crate::issuer::OPERATOR;
 use crate::stage::Stage;
 
 /// A reboot that waits longer than this at the broker is late.
@@ -29,7 +30,7 @@ pub(super) async fn recalibration(stage: &Stage) -> Result<()> {
     let executions = stage.device(PRESSURE)?.log().executions(id);
     ensure!(executions == 1, "the sensor executed it {executions} times");
     let issuer = told["issuer"].as_str().unwrap_or_default();
-    ensure!(issuer == "operator (demo-operator)", "the command's issuer is {issuer:?}");
+    ensure!(issuer == OPERATOR.issuer(), "the command's issuer is {issuer:?}");
     stage.undone(PRESSURE).await?;
     stage
         .view
@@ -71,7 +72,7 @@ pub(super) async fn failed(stage: &Stage) -> Result<()> {
     let record = stage.outcome(&sent, "rejected", OUTCOME).await?;
     ensure!(record["reason"] == "INVALID_PARAMETERS", "the reason is {}", record["reason"]);
     stage.undone(VALVE).await?;
-    ensure!(stage.device(VALVE)?.log().executed == before.executed, "the valve executed something");
+    ensure!(stage.executed_since(VALVE, &before).await?.is_empty(), "the valve executed something");
     stage
         .view
         .say("This tool does not look; the gateway does: rejected at the edge, and the shut-off is enabled as it was.");
@@ -86,8 +87,8 @@ pub(super) async fn stale(stage: &Stage) -> Result<()> {
     let ten_minutes_ago = now().saturating_sub(MINUTE * 10);
     let sent = stage.send_as_the_seed(VALVE, "reboot", json!({}), ten_minutes_ago).await?;
     stage.outcome(&sent, "expired", OUTCOME).await?;
-    let after = stage.device(VALVE)?.log();
-    ensure!(after.executed == before.executed && after.boot_count == before.boot_count, "the valve executed it");
+    let executed = stage.executed_since(VALVE, &before).await?;
+    ensure!(executed.is_empty(), "the valve executed {executed:?}");
     stage.until_status(VALVE, "online", OUTCOME).await?;
     stage.view.say("It is too old: expired, and the valve never heard of either.");
     Ok(())
@@ -124,7 +125,7 @@ async fn late(stage: &Stage) -> Result<()> {
 }
 
 pub(super) async fn duplicate(stage: &Stage) -> Result<()> {
-    let before = stage.device(VALVE)?.log().boot_count;
+    let before = stage.device(VALVE)?.log();
     let agent = &stage.tools.senior;
     agent.call("get_device_status", json!({"device_id": VALVE})).await?.told()?;
     stage.view.say("A senior operator's agent asks for a reboot, with an idempotency key.");
@@ -150,10 +151,12 @@ pub(super) async fn duplicate(stage: &Stage) -> Result<()> {
         "a repeat is a new command: {repeat}"
     );
     stage.view.say("The agent asks again with the same key, and gets the first one's outcome.");
+    let executed = stage.executed_since(VALVE, &before).await?;
+    let once = executed.len() == 1 && told["command_id"] == executed[0].command_id;
+    ensure!(once, "the valve executed {executed:?}");
     let log = stage.device(VALVE)?.log();
-    let id = told["command_id"].as_str().context("the answer has no command_id")?;
-    ensure!(log.executions(id) == 1, "the valve executed it {} times", log.executions(id));
-    ensure!(log.boot_count == before + 1, "the valve started {} times", log.boot_count - before);
+    let (boots, orders) = (log.boot_count - before.boot_count, log.executed.len() - before.executed.len());
+    ensure!(usize::try_from(boots)? <= orders, "the valve started {boots} times for {orders} orders");
     stage.until_status(VALVE, "online", OUTCOME).await?;
     stage.view.say("The valve rebooted once.");
     Ok(())

@@ -26,13 +26,13 @@ async fn reboots_are_for_seniors(stage: &Stage) -> Result<()> {
     let before = stage.device(VALVE)?.log();
     let refusal = stage.send(&stage.tools.operator, VALVE, "reboot", json!({})).await?.refused()?;
     denied(&refusal)?;
-    ensure!(stage.device(VALVE)?.log().executed == before.executed, "the valve executed it all the same");
+    ensure!(stage.executed_since(VALVE, &before).await?.is_empty(), "the valve executed it all the same");
     stage.view.say(&format!("An operator may not: {}", refusal.text));
     Ok(())
 }
 
 async fn no_command_without_a_look(stage: &Stage) -> Result<()> {
-    let before = stage.device(GATEWAY)?.log().boot_count;
+    let before = stage.device(GATEWAY)?.log();
     let agent = &stage.tools.senior;
     stage.view.say("A senior operator's agent asks for the same of a device that it has not looked at.");
     let reboot = json!({"device_id": GATEWAY, "command": "reboot"});
@@ -41,9 +41,9 @@ async fn no_command_without_a_look(stage: &Stage) -> Result<()> {
     ensure!(refusal.text.contains("read it first"), "the denial does not say what to do: {refusal}");
     stage.view.say(&format!("Not so either: {}", refusal.text));
     let answer = stage.send(agent, GATEWAY, "reboot", json!({})).await?;
-    stage.ended_as(answer, "succeeded").await?;
-    let boots = stage.device(GATEWAY)?.log().boot_count - before;
-    ensure!(boots == 1, "it started {boots} times");
+    let told = stage.ended_as(answer, "succeeded").await?;
+    let executed = stage.executed_since(GATEWAY, &before).await?;
+    ensure!(executed.len() == 1 && told["command_id"] == executed[0].command_id, "it executed {executed:?}");
     stage.view.say("It looks, asks again, and the device reboots: once, for the one that was permitted.");
     Ok(())
 }
