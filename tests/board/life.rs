@@ -23,7 +23,7 @@ use crate::rig::client::Client;
 use crate::rig::free_port;
 use crate::service;
 
-/// A recalibration as the agent asks for it; a failing command undone; a stale one refused; the uplink cut.
+/// A recalibration by an operator's agent; a failing command undone; a stale one refused; the uplink cut.
 const ACTS: &[u8] = &[2, 3, 4, 7];
 /// The contract's.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ async fn fresh_install(machine: &Machine, version: &str) {
     assert!(score <= EXPOSURE_MAX, "{exposure}");
 }
 
-/// Configures it against the demo's broker and table on this host, and plays the acts; answers how many failed.
+/// Configures it against the demo's broker, table and tools on this host, and plays the acts; answers how many failed.
 async fn play(machine: &Machine, floor: SocketAddr, folder: &std::path::Path) -> usize {
     let broker = Broker::start().await.unwrap();
     let mut table = Table::start(&folder.join("table")).await.unwrap();
