@@ -100,7 +100,7 @@ async fn perform(options: &Options) -> Result<End> {
     let (daemon, tools) = tokio::join!(stage.daemon.stop(), stage.tools.stop());
     for (name, in_order) in [("daemon", daemon), ("tools' server", tools)] {
         if !in_order {
-            println!("The {name} did not end in order within its time.");
+            println!("The {name} did not end in order.");
         }
     }
     if let Some(table) = &mut table {
