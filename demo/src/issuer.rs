@@ -4,7 +4,7 @@
 //! tokens: the client instead of an audience, `token_use`, scopes, groups. They are signed (ES256) with a key that is made at
 //! each start and never leaves the memory of the demo; the tools get its public half as a key set (JWKS) in a file. So a
 //! token of one demo opens nothing in the next, and nothing anywhere else. Each counts for [`LIFETIME`], which is a working
-//! day of trying it out.
+//! day of trying it out with one that was copied.
 //!
 //! It issues to whoever asks in this process and knows no passwords: nothing of it is for a plant.
 

@@ -11,7 +11,7 @@ use floorgate_demo::acts;
 use floorgate_demo::broker::Broker;
 use floorgate_demo::builds::{self, Progress};
 use floorgate_demo::daemon::{Daemon, Surroundings};
-use floorgate_demo::devices::{Fleet, Pace};
+use floorgate_demo::devices::{Fleet, Pace, now};
 use floorgate_demo::dynamo::Client;
 use floorgate_demo::proxy::Proxy;
 use floorgate_demo::seed_tool::SeedTool;
@@ -112,6 +112,9 @@ async fn perform(options: &Options) -> Result<End> {
 async fn keep_fresh(stage: &Stage) {
     loop {
         stage.refresh().await;
+        if let Err(error) = stage.tools.renew(now()) {
+            stage.view.say(&format!("The tokens are not renewed: {error:#}"));
+        }
         tokio::time::sleep(REFRESH_EVERY).await;
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! * [`Tools::operator`], [`Tools::senior`], [`Tools::hasty`]: MCP clients, each with a token of its own, for the acts.
 //! * Into its directory it writes, readable by its owner alone, what whoever tries the demo needs: [`CONFIGURATION`] with
-//!   the address and both tokens as MCP clients are configured, and each token alone. [`Tools::stop`] removes them; they
-//!   would open nothing any more.
+//!   the address and both tokens as MCP clients are configured, and each token alone. [`Tools::renew`] renews them half-way
+//!   to their end, so that what is printed holds as long as the demo runs. [`Tools::stop`] removes them; they would open
+//!   nothing any more.
 //!
 //! The port is any that is free; when another program takes it first, the next is tried, [`PORTS_TRIED`] in all.
 
@@ -14,9 +15,11 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use floorgate_model::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -48,6 +51,9 @@ pub struct Tools {
     child: Child,
     address: SocketAddr,
     dir: PathBuf,
+    issuer: Issuer,
+    /// When the tokens in the files were issued.
+    issued: Mutex<Timestamp>,
     /// What an operator's agent calls.
     pub operator: Client,
     /// What a senior operator's agent calls.
@@ -75,8 +81,9 @@ impl Tools {
             let Some(operator) = ready(&child, address, &operator).await? else { continue };
             let senior = Client::connect(address, &issuer.token(&SENIOR, now())?).await?;
             let hasty = Client::connect(address, &issuer.token(&HASTY, now())?).await?;
-            let tools = Self { child, address, dir: dir.to_owned(), operator, senior, hasty };
-            tools.write_access(&issuer.token(&YOUR_OPERATOR, now())?, &issuer.token(&YOUR_SENIOR, now())?)?;
+            let (dir, issued) = (dir.to_owned(), Mutex::new(Timestamp::EPOCH));
+            let tools = Self { child, address, dir, issuer, issued, operator, senior, hasty };
+            tools.renew(now())?;
             return Ok(tools);
         }
         bail!("other programs took {PORTS_TRIED} ports before the tools' server could; start the demo again")
@@ -101,11 +108,14 @@ impl Tools {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let (url, token) = (self.url(), file(OPERATOR_TOKEN));
         vec![
-            format!("The tools, for any MCP client: {url}, as long as the demo runs (tokens count for {hours} h)"),
+            format!("The tools, for any MCP client, as long as the demo runs: {url}"),
             format!("  its configuration, as an operator and as a senior operator: {}", file(CONFIGURATION)),
             format!("  the tokens alone: {token} and {}", file(SENIOR_TOKEN)),
             format!(
-                "  npx -y @modelcontextprotocol/inspector --cli --config '{}' --server floorgate-operator --method tools/list (Node.js 22 or later)",
+                "  (a token counts for {hours} h; the files have new ones in time) To try it, with Node.js 22 or later, or with curl:"
+            ),
+            format!(
+                "  npx -y @modelcontextprotocol/inspector --cli --config '{}' --server floorgate-operator --method tools/list",
                 file(CONFIGURATION)
             ),
             format!(
@@ -114,22 +124,35 @@ impl Tools {
         ]
     }
 
-    fn write_access(&self, operator: &str, senior: &str) -> Result<()> {
+    /// Issues new tokens into the files if the old ones have lived half their life. To be called now and then.
+    ///
+    /// # Errors
+    /// The files cannot be written. That is tried again after another half of a life, which is early enough once.
+    pub fn renew(&self, now: Timestamp) -> Result<()> {
+        {
+            let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+            if now.since(*issued) < LIFETIME / 2 {
+                return Ok(());
+            }
+            *issued = now;
+        }
+        let (operator, senior) = (self.issuer.token(&YOUR_OPERATOR, now)?, self.issuer.token(&YOUR_SENIOR, now)?);
         let server = |token: &str| json!({"type": "http", "url": self.url(), "headers": {"Authorization": format!("Bearer {token}")}});
         let configuration: Value = json!({
-            "mcpServers": {"floorgate-operator": server(operator), "floorgate-senior-operator": server(senior)},
+            "mcpServers": {"floorgate-operator": server(&operator), "floorgate-senior-operator": server(&senior)},
         });
         self.write_secret(CONFIGURATION, &format!("{configuration:#}\n"))?;
-        self.write_secret(OPERATOR_TOKEN, operator)?;
-        self.write_secret(SENIOR_TOKEN, senior)
+        self.write_secret(OPERATOR_TOKEN, &operator)?;
+        self.write_secret(SENIOR_TOKEN, &senior)
     }
 
-    /// A new file for its owner's eyes alone; one that is there may have other eyes on it, so it goes first.
+    /// Writes a file for its owner's eyes alone. It comes whole in the place of an old one, which may have had other eyes on it.
     fn write_secret(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.dir.join(name);
-        let _ = std::fs::remove_file(&path);
-        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
+        let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        let _ = std::fs::remove_file(&new);
+        let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&new);
         file.and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|()| std::fs::rename(&new, &path))
             .with_context(|| format!("cannot write `{}`", path.display()))
     }
 
@@ -233,6 +256,15 @@ mod tests {
             let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+        let token = read(SENIOR_TOKEN);
+        tools.renew(now().saturating_add(LIFETIME / 3)).unwrap();
+        assert_eq!(read(SENIOR_TOKEN), token, "they have not lived half their life");
+        // The server's clock is not moved: it would not take a token of the future, so only the files are looked at.
+        tools.renew(now().saturating_add(LIFETIME / 2 + LIFETIME / 8)).unwrap();
+        assert!(read(SENIOR_TOKEN) != token && read(CONFIGURATION).contains(&read(SENIOR_TOKEN)));
+        let mode = std::fs::metadata(dir.path().join(SENIOR_TOKEN)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
         assert!(tools.stop().await);
         assert!(!dir.path().join(CONFIGURATION).exists() && !dir.path().join(SENIOR_TOKEN).exists());
         table.stop().await;
