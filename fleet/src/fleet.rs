@@ -14,6 +14,7 @@ mod list;
 mod record;
 mod send;
 mod status;
+mod status_first;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,7 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(90);
 #[derive(Debug, Clone)]
 pub struct Fleet {
     parts: Arc<Parts>,
+    status_first: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,8 @@ struct Parts {
 /// One call, as the tools see it.
 struct Call<'a> {
     parts: &'a Parts,
+    /// Whether a command needs a status read before it ([`status_first`]).
+    status_first: bool,
     caller: &'a Caller,
     now: Timestamp,
     /// The answer has to be on its way before.
@@ -77,7 +81,14 @@ impl Fleet {
     /// The tools over these tables, this way to the gateways and these budgets.
     #[must_use]
     pub fn new(store: Store, link: Link, budgets: Budgets, clock: Clock) -> Self {
-        Self { parts: Arc::new(Parts { store, link, budgets, clock }) }
+        Self { parts: Arc::new(Parts { store, link, budgets, clock }), status_first: false }
+    }
+
+    /// The same tools, but a command needs that its caller read the status of the same device within the last five minutes;
+    /// the table remembers it. For doors that have no memory of their own.
+    #[must_use]
+    pub fn with_status_first(&self) -> Self {
+        Self { parts: Arc::clone(&self.parts), status_first: true }
     }
 
     /// Does what a tool says; the answer fits the tool's `output_schema`. Cancel safe: a command whose call is dropped
@@ -105,7 +116,8 @@ impl Fleet {
             ["device_id", "command"].map(|name| loggable(arguments.get(name).and_then(Value::as_str)));
         let question = crate::cursor::question(tool, &arguments);
         let now = self.parts.clock.now();
-        let call = Call { parts: &self.parts, caller, now, deadline: began + time, question };
+        let status_first = self.status_first;
+        let call = Call { parts: &self.parts, status_first, caller, now, deadline: began + time, question };
         let answer = Box::pin(call.answer(tool, arguments)).await;
         let outcome = answer.as_ref().map_or_else(|error| error.code.to_string(), |_| "ok".to_owned());
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -2,6 +2,7 @@
 //!
 //! * [`event`]: one invocation as a call. The gateway sends the bare arguments and names the tool `target___tool` in the
 //!   client context; the seed's `{name, arguments}` is taken too.
+//! * [`interceptor`]: the other handler of the same program, which names the operator to the one that has the tools.
 //! * [`runtime`]: the Runtime API over HTTP. Not by the `lambda_runtime` crate: it reads the client context into a map of
 //!   texts before the handler sees it, so the nested objects that header propagation adds there would fail every
 //!   invocation (docs/decisions/0023).
@@ -10,6 +11,7 @@
 //! function, because the gateway hides the text of a failed one. Never run against AWS: the tests play the Runtime API.
 
 mod event;
+mod interceptor;
 mod runtime;
 
 use std::time::Duration;
@@ -18,6 +20,7 @@ use serde_json::{Value, json};
 use tracing::{error, info};
 
 pub use event::Reply;
+pub use interceptor::run as intercept;
 pub use runtime::RuntimeError;
 
 use crate::error::ToolError;
@@ -29,13 +32,21 @@ use runtime::Runtime;
 const ANSWER_TAKES: Duration = Duration::from_millis(500);
 
 /// What a deployment decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LambdaSettings {
     /// How a bare call is answered.
     pub reply: Reply,
     /// An interceptor of the gateway writes the operator's identity into propagated headers (`x-operator-id`, …) and
     /// removes what a client sent there. Without one these headers are anybody's words, and are not read.
     pub operator_headers: bool,
+    /// A command needs a status read of the same device within five minutes before it.
+    pub status_first: bool,
+}
+
+impl Default for LambdaSettings {
+    fn default() -> Self {
+        Self { reply: Reply::Plain, operator_headers: false, status_first: true }
+    }
 }
 
 /// Serves invocations from the Runtime API at `host:port` until it goes away.
@@ -43,12 +54,18 @@ pub struct LambdaSettings {
 /// # Errors
 /// [`RuntimeError`] if the Runtime API cannot be spoken with; Lambda then starts a new process.
 pub async fn run(fleet: &Fleet, settings: LambdaSettings, api: &str) -> Result<(), RuntimeError> {
+    let fleet = if settings.status_first { fleet.with_status_first() } else { fleet.clone() };
+    serve(api, async |request| answer(&fleet, settings, request).await).await
+}
+
+/// One invocation after the other.
+async fn serve(api: &str, answer: impl AsyncFn(runtime::Request) -> Value) -> Result<(), RuntimeError> {
     let runtime = Runtime::at(api);
     info!(api, "waiting for invocations");
     loop {
         let request = runtime.next().await?;
         let id = request.id.clone();
-        let answer = answer(fleet, settings, request).await;
+        let answer = answer(request).await;
         // Larger than Lambda takes, or the API refuses it: say that, so that the caller does not wait for nothing.
         if let Err(failure) = runtime.respond(&id, &answer).await {
             error!(%failure, "an answer was not taken");

@@ -11,6 +11,7 @@
 
 mod failure;
 mod item;
+mod reads;
 mod write;
 
 use std::collections::HashMap;

@@ -4,6 +4,8 @@
 //!
 //! 1. The words: command and parameters, by the catalogue of `floorgate-model`. A type that has no built-in profile is
 //!    described at its gateway alone, which then judges the parameters.
+//!    Then, for doors without a memory of their own: the caller read this device's status shortly before
+//!    ([`super::status_first`]).
 //! 2. The device: it is there, not offline, not in maintenance, its gateway not silent. `set_status` is done at the
 //!    gateway, so it goes to a device in any state.
 //! 3. A repeat: with an idempotency key the command's id follows from caller, device and key, so a second call finds the
@@ -71,6 +73,7 @@ impl Call<'_> {
         let asked = asked(arguments, &given).map_err(|error| {
             error.with(devices::DEVICE_ID, named.as_str()).with("command", given.as_str()).with("delivered", false)
         })?;
+        self.status_was_read(&named).await.map_err(|error| asked.refused(&named, error))?;
         let (device_id, device) = self.device(&named).await.map_err(|error| asked.refused(&named, error))?;
         let sent = self.send(&asked, &device_id, &device).await;
         sent.map_err(|error| if error.details.contains_key("status") { error } else { asked.refused(&named, error) })

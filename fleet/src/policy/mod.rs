@@ -155,6 +155,12 @@ fn denied(policies: &[String]) -> Verdict {
     Verdict::Denied(denial(&why))
 }
 
+/// The text of a denial for want of a status read before the command.
+pub fn status_first_denial() -> String {
+    let minutes = STATUS_FIRST_WITHIN.as_secs() / 60;
+    denial(&format!("No get_device_status of this device within the last {minutes} minutes; read it first."))
+}
+
 /// The text of a denial, as AgentCore's gateway puts it.
 pub fn denial(why: &str) -> String {
     format!("AuthorizeActionException - Tool Execution Denied: Tool call not allowed due to policy enforcement [{why}]")

@@ -19,7 +19,7 @@ use super::ToolCalls;
 use crate::ToolError;
 use crate::error::code;
 use crate::identity::{Now, Operator};
-use crate::policy::{Policies, STATUS_FIRST_WITHIN, StatusReads, TARGET, Verdict, denial};
+use crate::policy::{Policies, StatusReads, TARGET, Verdict, denial, status_first_denial};
 use crate::tools::{Tool, definitions, find};
 
 /// The revisions that are served; older ones want sessions of the old transport, or batches.
@@ -92,12 +92,7 @@ impl FleetService {
         match inside.policies.decide(operator, tool.name, arguments, &now) {
             Err(misfit) => Some(ToolError::new(code::INVALID_ARGUMENTS, misfit.to_string()).to_json().to_string()),
             Ok(Verdict::Denied(text)) => Some(text),
-            Ok(Verdict::Permitted) if changes && !self.knows_status(operator, arguments) => {
-                let minutes = STATUS_FIRST_WITHIN.as_secs() / 60;
-                Some(denial(&format!(
-                    "No get_device_status of this device within the last {minutes} minutes; read it first."
-                )))
-            }
+            Ok(Verdict::Permitted) if changes && !self.knows_status(operator, arguments) => Some(status_first_denial()),
             Ok(Verdict::Permitted) => None,
         }
     }

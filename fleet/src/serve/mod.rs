@@ -47,7 +47,7 @@ use serde_json::{Map, Value};
 use tokio::signal::unix::{Signal, SignalKind};
 use tokio_util::sync::CancellationToken;
 
-pub use self::arguments::ServeArguments;
+pub use self::arguments::{ServeArguments, TokenArguments};
 use crate::identity::{Fetch, Identity, KeyCache, KeySource, Now, Resource, Rules};
 use crate::policy::{Policies, StatusReads, embedded, read_folder};
 use crate::tools::definitions;
@@ -154,14 +154,7 @@ impl Server {
     /// # Errors
     /// Everything that would otherwise be found at the first request.
     pub async fn bind(config: ServeConfig, tools: Arc<dyn ToolCalls>, now: Now) -> Result<Self, ServeError> {
-        let ca = config.issuer_ca.as_ref();
-        let issuer = &config.rules.issuer;
-        let fetch = match &config.keys {
-            Keys::Discovery => Fetch::discovery(issuer, ca),
-            Keys::Address(address) => Fetch::address(address, ca),
-            Keys::File(path) => Fetch::file(path.clone(), ca),
-        };
-        let fetch = fetch.map_err(|error| ServeError::Config(error.to_string()))?;
+        let fetch = fetch(&config.keys, &config.rules.issuer, config.issuer_ca.as_ref())?;
         Self::bind_with(config, Box::new(fetch), tools, now).await
     }
 
@@ -252,6 +245,15 @@ pub async fn stop_signal() {
         () = wait(terminate) => {}
         () = wait(interrupt) => {}
     }
+}
+
+fn fetch(keys: &Keys, issuer: &str, ca: Option<&PathBuf>) -> Result<Fetch, ServeError> {
+    let fetch = match keys {
+        Keys::Discovery => Fetch::discovery(issuer, ca),
+        Keys::Address(address) => Fetch::address(address, ca),
+        Keys::File(path) => Fetch::file(path.clone(), ca),
+    };
+    fetch.map_err(|error| ServeError::Config(error.to_string()))
 }
 
 fn load_policies(config: &ServeConfig) -> Result<Policies, ServeError> {

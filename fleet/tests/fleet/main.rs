@@ -15,5 +15,6 @@ mod hostile;
 mod many;
 mod runtime_api;
 mod seed_defects;
+mod status_first;
 mod system;
 mod told;

@@ -235,7 +235,8 @@ async fn seed_defect_14_not_found_and_offline_are_errors() {
         event(json!({"device_id": "NOBODY", "command": "reboot"})),
         event(json!({"device_id": VIBRATION, "command": "reboot"})),
     ];
-    let posted = runtime_api::run(&bench.fleet, LambdaSettings::default(), events).await;
+    let settings = LambdaSettings { status_first: false, ..LambdaSettings::default() };
+    let posted = runtime_api::run(&bench.fleet, settings, events).await;
     let told: Vec<Value> = posted
         .iter()
         .map(|posted| serde_json::from_str(posted.body["content"][0]["text"].as_str().unwrap()).unwrap())
