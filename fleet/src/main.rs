@@ -171,7 +171,8 @@ async fn serve_lambda(settings: LambdaSettings) -> ExitCode {
 }
 
 async fn serve_mcp(arguments: ServeArguments) -> ExitCode {
-    log_to_stderr(false, "info");
+    // The SDK's two lines for each request say nothing that ours does not.
+    log_to_stderr(false, "info,rmcp=warn");
     let fleet = match Settings::from_environment() {
         Ok(settings) => settings.fleet().await,
         Err(error) => Err(error),

@@ -46,6 +46,8 @@ const LOOK_EVERY_LAST: Duration = Duration::from_millis(500);
 const ANSWER_TAKES: Duration = Duration::from_millis(500);
 /// Longest text among the parameters, characters.
 const PARAMETER_TEXT_MAX: usize = 256;
+/// Whose command it is, in its item: [`Caller::key`](crate::Caller::key). Names change and are not unique.
+const CALLER_KEY: &str = "caller_key";
 /// Longest idempotency key, characters.
 pub(super) const KEY_MAX: u64 = 128;
 
@@ -124,6 +126,7 @@ impl Call<'_> {
         record.insert("command".to_owned(), asked.command.as_str().into());
         record.insert("parameters".to_owned(), Value::Object(asked.parameters.clone()));
         record.insert("issuer".to_owned(), self.caller.issuer().into());
+        record.insert(CALLER_KEY.to_owned(), self.caller.key().into());
         record.insert("issued_at".to_owned(), self.now.to_string().into());
         record.insert("expires_at".to_owned(), self.now.saturating_add(asked.lifetime).to_string().into());
         record.insert(commands::STATUS.to_owned(), "created".into());

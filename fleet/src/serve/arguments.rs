@@ -15,7 +15,7 @@ pub struct TokenArguments {
     /// Who issues the tokens, to the letter as they say it: https://cognito-idp.REGION.amazonaws.com/POOL
     #[arg(long, env = "FLOORGATE_ISSUER")]
     issuer: String,
-    /// An audience that a token may name; by default, without any client id, the server's address
+    /// An audience that a token may name; by default the server's address
     #[arg(long = "audience", env = "FLOORGATE_AUDIENCES", value_delimiter = ',')]
     audiences: Vec<String>,
     /// A client whose tokens count; required for Cognito, whose access tokens name no audience
@@ -36,6 +36,13 @@ pub struct TokenArguments {
 }
 
 impl TokenArguments {
+    /// Without the empty word that an empty variable is.
+    fn filled(mut self) -> Self {
+        self.audiences.retain(|word| !word.is_empty());
+        self.client_ids.retain(|word| !word.is_empty());
+        self
+    }
+
     fn keys(&self) -> Keys {
         match (&self.jwks_file, &self.jwks_url) {
             (Some(path), _) => Keys::File(path.clone()),
@@ -45,8 +52,8 @@ impl TokenArguments {
     }
 
     fn rules(self) -> Rules {
-        let Self { issuer, audiences, client_ids, groups_claim, .. } = self;
-        Rules { issuer, audiences, client_ids, groups_claim }
+        let Self { issuer, audiences, client_ids, groups_claim, .. } = self.filled();
+        Rules { issuer, audiences, client_ids, any_audience: false, groups_claim }
     }
 
     /// Checks tokens as these flags say. The issuer is asked at the first token.
@@ -54,13 +61,20 @@ impl TokenArguments {
     /// # Errors
     /// [`ServeError::Config`] if they cannot be, or no token could ever count.
     pub fn identity(self, now: Now) -> Result<Identity, ServeError> {
+        let filled = self.filled();
+        filled.checked(now)
+    }
+
+    fn checked(self, now: Now) -> Result<Identity, ServeError> {
         if self.audiences.is_empty() && self.client_ids.is_empty() {
             let text = "neither an audience nor a client id is given (FLOORGATE_AUDIENCES, FLOORGATE_CLIENT_IDS); \
                         no token could count";
             return Err(ServeError::Config(text.to_owned()));
         }
         let keys = KeyCache::new(Box::new(fetch(&self.keys(), &self.issuer, self.issuer_ca.as_ref())?));
-        Ok(Identity::new(self.rules(), Arc::new(keys), now))
+        // Behind a gateway that judged for whom the token is; its own address is not known before it is there.
+        let any_audience = self.audiences.is_empty();
+        Ok(Identity::new(Rules { any_audience, ..self.rules() }, Arc::new(keys), now))
     }
 }
 
@@ -115,7 +129,7 @@ impl From<ServeArguments> for ServeConfig {
             rules: given.tokens.rules(),
             read_scope: some(given.read_scope),
             command_scope: some(given.command_scope),
-            allowed_origins: given.allowed_origins,
+            allowed_origins: given.allowed_origins.into_iter().filter(|origin| !origin.is_empty()).collect(),
             policies: given.policies,
             gateway_arn: given.gateway_arn,
         }

@@ -166,10 +166,14 @@ impl Server {
     ) -> Result<Self, ServeError> {
         let policies = load_policies(&config)?;
         let (listener, tls) = listen::open(&config).await?;
+        if config.url.is_none() && config.listen.ip().is_unspecified() {
+            let text = "is every address of this machine, and clients have to know one: give --url, as they call it";
+            return Err(ServeError::Config(format!("{} {text}", config.listen)));
+        }
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = config.url.clone().unwrap_or_else(|| format!("{scheme}://{address}/mcp"));
-        if config.rules.audiences.is_empty() && config.rules.client_ids.is_empty() {
+        if config.rules.audiences.is_empty() {
             // RFC 8707: a token for this server names it.
             config.rules.audiences.push(url.clone());
         }
@@ -205,7 +209,7 @@ impl Server {
             read_scope: config.read_scope,
             command_scope: config.command_scope,
             allowed_origins: config.allowed_origins,
-            in_hand: guard::InHand::default(),
+            in_hand: Arc::default(),
         };
         let door = listen::Door { listener, tls, router: guard::router(guard, mcp), stop };
         Ok(Self { door, address, url })

@@ -5,7 +5,7 @@ use floorgate_model::{CommandId, DeviceId, Reason};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Asked, Command, is_final, new_id};
+use super::{Asked, CALLER_KEY, Command, is_final, new_id};
 use crate::age::text;
 use crate::error::ToolError;
 use crate::fleet::{Call, record};
@@ -39,7 +39,7 @@ impl Call<'_> {
     fn is_open_and_same(&self, item: &Item, asked: &Asked) -> bool {
         !is_final(item)
             && !record::is_overdue(item, self.now)
-            && text(item, "issuer") == Some(&self.caller.issuer())
+            && text(item, CALLER_KEY) == Some(&self.caller.key())
             && is_same(item, asked)
     }
 
