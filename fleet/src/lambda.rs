@@ -23,13 +23,16 @@ pub use event::Reply;
 pub use interceptor::run as intercept;
 pub use runtime::RuntimeError;
 
-use crate::error::ToolError;
+use crate::error::{ToolError, code};
 use crate::fleet::Fleet;
 use event::Invocation;
 use runtime::Runtime;
 
 /// Kept of an invocation's time for the way back.
 const ANSWER_TAKES: Duration = Duration::from_millis(500);
+
+/// Largest answer, bytes: Lambda takes 6 MiB, and the gateway's copy of it is a text in JSON again.
+const ANSWER_MAX: usize = 5 * 1024 * 1024;
 
 /// What a deployment decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,13 +81,26 @@ async fn answer(fleet: &Fleet, settings: LambdaSettings, request: runtime::Reque
     let time = request.time_left().saturating_sub(ANSWER_TAKES);
     match Invocation::read(&request.body, request.client_context.as_deref(), settings) {
         Ok(Invocation { tool, arguments, caller, reply }) => {
-            reply.wrap(fleet.call_within(&caller, &tool, arguments, time).await)
+            reply.wrap(fitting(fleet.call_within(&caller, &tool, arguments, time).await))
         }
         Err(refused) => {
             let (error, reply) = *refused;
             reply.wrap(Err(error))
         }
     }
+}
+
+/// An answer that Lambda would not take is an error that says what to do; a failed function says "try again".
+fn fitting(answer: Result<Value, ToolError>) -> Result<Value, ToolError> {
+    let size = answer.as_ref().map_or(0, |answer| answer.to_string().len());
+    if size <= ANSWER_MAX {
+        return answer;
+    }
+    let message = format!(
+        "the answer has {size} bytes, and {ANSWER_MAX} is the most that can be given; ask for less: a smaller `limit`, one `metric`, \
+         `points`, a shorter range"
+    );
+    Err(ToolError::new(code::RANGE_TOO_LARGE, message))
 }
 
 impl Reply {
@@ -98,5 +114,18 @@ impl Reply {
                 json!({"isError": is_error, "content": [{"type": "text", "text": text}]})
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_lambda_would_not_take_is_an_error_that_says_what_to_do() {
+        let answer = |bytes: usize| fitting(Ok(Value::String("x".repeat(bytes - 2))));
+        assert!(answer(ANSWER_MAX).is_ok());
+        let error = answer(ANSWER_MAX + 1).unwrap_err();
+        assert!(error.code == code::RANGE_TOO_LARGE && error.message.contains("`limit`"), "{error}");
     }
 }

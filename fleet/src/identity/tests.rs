@@ -154,7 +154,10 @@ async fn a_group_whose_name_could_pass_for_another_is_not_taken_over() {
     let (identity, _) = identity(cognito(), &signer);
     let odd = claims(&["x\"senior_operator", "senior_operator\\", "operators"]);
     let operator = verify(&identity, &signer.token(&odd)).await.unwrap();
-    assert_eq!((operator.caller.groups, operator.tags[GROUPS_TAG].as_str()), (vec!["operators".to_owned()], r#"["operators"]"#));
+    assert_eq!(
+        (operator.caller.groups, operator.tags[GROUPS_TAG].as_str()),
+        (vec!["operators".to_owned()], r#"["operators"]"#)
+    );
 }
 
 #[tokio::test]
@@ -360,6 +363,17 @@ async fn only_https_and_loopback_are_asked() {
     {
         assert_eq!(fetch::is_loopback(host), loopback, "{host}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_says_nothing_is_waited_for_five_seconds() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}/keys", listener.local_addr().unwrap());
+    let began = tokio::time::Instant::now();
+    let fetch = Fetch::address(&address, None).unwrap();
+    let asked = tokio::time::timeout(Duration::from_secs(600), fetch.fetch()).await.expect("it gives up by itself");
+    assert!(asked.unwrap_err().to_string().contains("within 5 s"));
+    assert_eq!(began.elapsed(), fetch::TIMEOUT);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::caller::Caller;
 use crate::error::{ToolError, code};
 
 /// Between an AgentCore target's name and the tool's: targets have no underscore, so the first one parts them.
-const SEPARATOR: &str = "___";
+pub(super) const SEPARATOR: &str = "___";
 
 /// The header that names the operator.
 pub(super) const OPERATOR_ID: &str = "x-operator-id";

@@ -7,7 +7,8 @@
 //!    gateway joins a client's headers with an interceptor's;
 //! 2. verifies the bearer token again, as the MCP server does ([`crate::identity`]): nothing rests on the order in which a
 //!    gateway does things, and a gateway that was set up without an authorizer lets nobody in;
-//! 3. passes the request on as it came, with `x-operator-id` (the token's `sub`) and, where there is one that fits into a
+//! 3. demands the scope `iot/command` for a tool that changes something, which a gateway can demand only for all or none;
+//! 4. passes the request on as it came, with `x-operator-id` (the token's `sub`) and, where there is one that fits into a
 //!    header, `x-operator-name`. No groups and scopes: the gateway's policies judge those, and Lambda's client context has
 //!    no room for them (3,583 bytes).
 //!
@@ -19,9 +20,10 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
-use super::event::{OPERATOR_ID, OPERATOR_NAME};
+use super::event::{OPERATOR_ID, OPERATOR_NAME, SEPARATOR};
 use super::{RuntimeError, serve};
 use crate::identity::{Identity, Refusal};
+use crate::tools;
 
 /// Headers that only an interceptor writes begin so.
 const OPERATOR: &str = "x-operator-";
@@ -29,6 +31,9 @@ const OPERATOR: &str = "x-operator-";
 const VERSION: &str = "1.0";
 /// JSON-RPC's number for a refusal of a server's own.
 const REFUSED: i64 = -32_001;
+
+/// The scope that a tool needs which changes something.
+const COMMAND_SCOPE: &str = "iot/command";
 
 /// Serves invocations from the Runtime API at `host:port` until it goes away.
 ///
@@ -87,6 +92,10 @@ async fn headers(identity: &Identity, request: &Value) -> Result<Map<String, Val
         };
         Stop { status, why: refusal.to_string() }
     })?;
+    if changes(&request["body"]) && !operator.has_scope(COMMAND_SCOPE) {
+        let refusal = Refusal::Scope(COMMAND_SCOPE.to_owned());
+        return Err(Stop { status: StatusCode::FORBIDDEN, why: refusal.to_string() });
+    }
     let caller = operator.caller;
     if !fits_a_header(&caller.subject) {
         return Err(stop(StatusCode::FORBIDDEN, "the token's subject has characters that no header can carry"));
@@ -98,6 +107,16 @@ async fn headers(identity: &Identity, request: &Value) -> Result<Map<String, Val
     }
     info!(operator = caller.issuer(), client = caller.client_id, method = loggable(&request["body"]), "passed on");
     Ok(headers)
+}
+
+/// Whether a body calls a tool that changes something; also one of several messages, should a gateway take them.
+fn changes(body: &Value) -> bool {
+    let called = |message: &Value| {
+        let tool = message["params"]["name"].as_str().unwrap_or_default();
+        let tool = tools::find(tool.split_once(SEPARATOR).map_or(tool, |(_, tool)| tool));
+        message["method"] == "tools/call" && tool.is_some_and(|tool| !tool.annotations.read_only_hint)
+    };
+    called(body) || body.as_array().is_some_and(|messages| messages.iter().any(called))
 }
 
 /// As it is, and not by being read another way at the other end: visible ASCII, spaces only inside.
@@ -177,6 +196,25 @@ mod tests {
             );
         }
         assert_eq!(stopped(&word(Value::Null).await), 500);
+    }
+
+    #[tokio::test]
+    async fn a_command_needs_its_scope_and_reading_does_not() {
+        let signer = Signer::new("k1");
+        let (identity, _) = identity(cognito(), &signer);
+        let token = signer.token(&with(claims(&["operators"]), &json!({"scope": "iot/read"})));
+        let ask = async |body: Value| {
+            let mut event = event(&json!({"Authorization": format!("Bearer {token}")}));
+            event["mcp"]["gatewayRequest"]["body"] = body;
+            intercepted(&identity, event.to_string().as_bytes()).await
+        };
+        let call = |tool: &str| json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool}});
+        for body in [call("IoTDeviceTools___send_command"), call("send_command"), json!([call("send_command")])] {
+            assert_eq!(stopped(&ask(body.clone()).await), 403, "{body}");
+        }
+        for body in [call("IoTDeviceTools___list_devices"), json!({"method": "tools/list"}), Value::Null] {
+            assert!(ask(body).await["mcp"].get("transformedGatewayRequest").is_some());
+        }
     }
 
     #[tokio::test]

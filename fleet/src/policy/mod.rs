@@ -30,6 +30,7 @@
 //! It does not check scopes (the door does) nor what a device can do (the tools and the gateway do).
 
 mod files;
+mod normal;
 mod request;
 mod schema;
 mod status_reads;
@@ -44,6 +45,7 @@ use cedar_policy::{
 use serde_json::{Map, Value};
 
 pub use self::files::{Fault, PolicyFile, embedded, read_folder};
+pub use self::normal::normal;
 pub use self::request::Misfit;
 pub use self::status_reads::{STATUS_FIRST_WITHIN, StatusReads};
 use crate::identity::Operator;

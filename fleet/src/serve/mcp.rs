@@ -22,7 +22,7 @@ use super::ToolCalls;
 use crate::ToolError;
 use crate::error::code;
 use crate::identity::{Now, Operator};
-use crate::policy::{Policies, StatusReads, TARGET, Verdict, denial, status_first_denial};
+use crate::policy::{Policies, StatusReads, TARGET, Verdict, denial, normal, status_first_denial};
 use crate::tools::{Tool, definitions, find};
 
 /// The revisions that are served; older ones want sessions of the old transport, or batches.
@@ -93,7 +93,18 @@ impl FleetService {
         let now = jiff::Timestamp::from_second((inside.now)()).unwrap_or_default();
         let now = now.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
         match inside.policies.decide(operator, tool.name, arguments, &now) {
-            Err(misfit) => Some(ToolError::new(code::INVALID_ARGUMENTS, misfit.to_string()).to_json().to_string()),
+            Err(misfit) => {
+                let mut error = ToolError::new(code::INVALID_ARGUMENTS, misfit.to_string());
+                if changes {
+                    // As every refusal of a command.
+                    for name in ["device_id", "command"] {
+                        let given = arguments.get(name).and_then(Value::as_str).unwrap_or_default();
+                        error = error.with(name, given.chars().take(64).collect::<String>());
+                    }
+                    error = error.with("delivered", false);
+                }
+                Some(error.to_json().to_string())
+            }
             Ok(Verdict::Denied(text)) => Some(text),
             Ok(Verdict::Permitted) if changes && !self.knows_status(operator, arguments) => Some(status_first_denial()),
             Ok(Verdict::Permitted) => None,
@@ -112,7 +123,8 @@ impl FleetService {
 
     async fn answer(&self, operator: &Operator, tool: &'static Tool, arguments: Map<String, Value>) -> CallToolResult {
         // A caller's word: one short line of the log.
-        let device_id: String = device(&arguments).unwrap_or_default().chars().filter(|c| !c.is_control()).take(64).collect();
+        let device_id: String =
+            device(&arguments).unwrap_or_default().chars().filter(|c| !c.is_control()).take(64).collect();
         let caller = &operator.caller;
         if let Some(text) = self.refusal(operator, tool, &arguments) {
             tracing::warn!(operator = %caller.issuer(), client = %caller.client_id, tool = tool.name, device_id, reason = %text, "refused");
@@ -186,7 +198,7 @@ impl ServerHandler for FleetService {
             let name: String = request.name.chars().filter(|c| !c.is_control()).take(64).collect();
             return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
         };
-        let answer = self.answer(&operator, tool, request.arguments.unwrap_or_default());
+        let answer = self.answer(&operator, tool, normal(&tool.input_schema, request.arguments.unwrap_or_default()));
         if !tool.annotations.read_only_hint {
             return Ok(answer.await.into());
         }

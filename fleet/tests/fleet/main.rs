@@ -10,9 +10,11 @@
 )]
 
 mod bench;
+mod bounds;
 mod doors;
 mod hostile;
 mod many;
+mod repeats;
 mod runtime_api;
 mod seed_defects;
 mod status_first;

@@ -111,7 +111,9 @@ impl Call<'_> {
     /// Takes one command out of the caller's budget and out of everyone's.
     pub(super) async fn spend(&self, asked: &Asked) -> Result<(), ToolError> {
         let (name, budget) = self.parts.budgets.of(asked.command, asked.dry_run);
-        self.spend_of(&self.caller.key(), name, budget).await?.map_err(|wait| self.used_up("your", name, budget, wait))?;
+        self.spend_of(&self.caller.key(), name, budget)
+            .await?
+            .map_err(|wait| self.used_up("your", name, budget, wait))?;
         let all = budget.times(EVERYONE_FACTOR);
         match self.spend_of(EVERYONE, name, all).await? {
             Ok(()) => Ok(()),

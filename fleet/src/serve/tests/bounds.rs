@@ -298,6 +298,55 @@ async fn a_head_over_the_limit_ends_its_connection() {
     serving.abort();
 }
 
+/// How long a connection on which nothing is said stays open.
+async fn silence(config: ServeConfig) -> Duration {
+    let fixture = fixture(config).await;
+    let address = fixture.server.address;
+    let serving = tokio::spawn(fixture.server.run(std::future::pending()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let ended = tokio::time::timeout(Duration::from_secs(600), stream.read(&mut [0; 1])).await;
+    assert!(ended.is_ok(), "it is never closed");
+    serving.abort();
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nothing_is_said_is_closed() {
+    let waited = silence(config()).await;
+    assert_eq!(waited.as_secs(), listen::HEAD_WITHIN.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tls_handshake_that_does_not_come_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let waited = silence(ServeConfig { tls: Some((certificate, key)), ..config() }).await;
+    assert_eq!(waited.as_secs(), listen::HANDSHAKE_WITHIN.as_secs());
+}
+
+#[tokio::test]
+async fn one_connection_more_than_there_are_places_waits_until_one_is_free() {
+    let fixture = fixture(config()).await;
+    let address = fixture.server.address;
+    let serving = tokio::spawn(fixture.server.run(std::future::pending()));
+    let mut held = Vec::new();
+    for _ in 0..listen::CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Half a head: the place is taken, and kept.
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        held.push(stream);
+    }
+    let mut next = tokio::spawn(async move { raw(TcpStream::connect(address).await.unwrap(), HEALTH).await });
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut next).await.is_err(), "it has no place");
+    held.pop();
+    assert!(next.await.unwrap().starts_with("HTTP/1.1 200"));
+    serving.abort();
+}
+
 #[tokio::test]
 async fn what_runs_at_a_stop_ends_and_nothing_new_begins() {
     let fixture = fixture(config()).await;
