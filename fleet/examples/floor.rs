@@ -14,7 +14,6 @@ use anyhow::{Context, Result, ensure};
 use floorgate_demo::builds::{self, Progress};
 use floorgate_demo::daemon::{Daemon, Surroundings};
 use floorgate_demo::devices::{Fleet, Pace};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 fn say(line: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").context("nobody listens")
@@ -38,8 +37,16 @@ async fn main() -> Result<()> {
     };
     let devices = Fleet::start(floor, pace);
     say("ready")?;
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(id) = lines.next_line().await? {
+    let (sender, mut lines) = tokio::sync::mpsc::channel::<String>(1);
+    // Waiting for a line takes a thread; the devices have the others.
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    while let Some(id) = lines.recv().await {
         let executed: usize = devices.devices().iter().map(|device| device.log().executions(&id)).sum();
         say(&executed.to_string())?;
     }

@@ -113,7 +113,7 @@ impl Call<'_> {
             }
         };
         if repeated && stale.is_none() {
-            self.publish_again(device_id, &item).await?;
+            self.publish_again(device_id, &item).await;
         }
         let item = self.word_on(item, device_id, asked.wait).await?;
         let mut answer = record::told(&item, self.parts.clock.now());
@@ -169,18 +169,17 @@ impl Call<'_> {
     }
 
     /// Once more what no gateway has taken up, if nobody did so a moment ago.
-    async fn publish_again(&self, device: &DeviceId, item: &Item) -> Result<(), ToolError> {
+    async fn publish_again(&self, device: &DeviceId, item: &Item) {
         if record::has_gateway(item) || record::is_overdue(item, self.now) || is_final(item) {
-            return Ok(());
+            return;
         }
         let id = text(item, commands::COMMAND_ID).unwrap_or_default();
         let (now, every) = (self.now.as_millis(), i64::try_from(PUBLISHED_EVERY.as_millis()).unwrap_or(i64::MAX));
         let before = now.saturating_sub(every);
-        if self.parts.store.claim_publication((device.as_str(), id), before, now).await? {
-            // It may have left before: that it cannot leave now says nothing about it.
+        // It may have left before: that a table or the way fails now says nothing about it.
+        if self.parts.store.claim_publication((device.as_str(), id), before, now).await.unwrap_or(false) {
             let _ = self.parts.link.publish(device, &payload(item)).await;
         }
-        Ok(())
     }
 
     async fn publish(&self, device: &DeviceId, item: &Item) -> Result<bool, ToolError> {

@@ -178,9 +178,8 @@ impl ServerHandler for FleetService {
             return Err(ErrorData::invalid_params("there is one page; no cursor was given out", None));
         }
         let operator = operator(&context)?;
-        let permitted = definitions().iter().filter(|tool| {
-            self.missing_scope(&operator, tool).is_none() && self.0.policies.could(&operator, tool.name)
-        });
+        // A scope that is missing hides nothing: a client that calls the tool is told which one to ask its issuer for.
+        let permitted = definitions().iter().filter(|tool| self.0.policies.could(&operator, tool.name));
         let mut result = ListToolsResult::with_all_items(permitted.map(shown).collect());
         // What is listed depends on who asks.
         result.cache_scope = Some(CacheScope::Private);
