@@ -85,11 +85,11 @@ struct Counted(Arc<InHand>, String);
 
 impl InHand {
     /// A place for a request of this operator, or what to say instead.
-    fn place(self: &Arc<Self>, subject: &str) -> Result<Place, Response> {
+    fn place(self: &Arc<Self>, subject: &str) -> Result<Place, Box<Response>> {
         let all = Arc::clone(&self.all).try_acquire_owned();
-        let all = all.map_err(|_| busy(StatusCode::SERVICE_UNAVAILABLE, "too many requests in hand"))?;
+        let all = all.map_err(|_| Box::new(busy(StatusCode::SERVICE_UNAVAILABLE, "too many requests in hand")))?;
         let said = "too many requests of this operator in hand";
-        let own = self.count(subject).ok_or_else(|| busy(StatusCode::TOO_MANY_REQUESTS, said))?;
+        let own = self.count(subject).ok_or_else(|| Box::new(busy(StatusCode::TOO_MANY_REQUESTS, said)))?;
         Ok(Place { _held: Arc::new((all, own)) })
     }
 
@@ -218,7 +218,7 @@ async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>
     };
     let place = match guard.in_hand.place(&operator.caller.subject) {
         Ok(place) => place,
-        Err(said) => return unread(body, said).await,
+        Err(said) => return unread(body, *said).await,
     };
     let body = match read(body).await {
         Ok(body) => body,
