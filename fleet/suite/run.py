@@ -344,6 +344,13 @@ try:
     main()
 finally:
     for child in children:
+        if child.poll() is None and child.stdin:
+            # The floor ends its daemon when nobody asks it any more.
+            child.stdin.close()
+            try:
+                child.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                pass
         if child.poll() is None:
             child.kill()
             child.wait()
