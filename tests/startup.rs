@@ -278,7 +278,7 @@ async fn check_tells_which_credentials_it_cannot_see_and_the_service_itself_has_
     let house = House::new();
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(house.folder.path().join("cert.pem"), pair.cert.pem()).unwrap();
-    let key = "/run/credentials/floorgate-that-does-not-run.service/gateway.key";
+    let key = "/run/credentials/none.service/gateway.key";
     let tls = format!("[floor.tls]\ncert = \"cert.pem\"\nkey = \"{key}\"\n");
     let daemon = house.daemon(&tls);
     let at = format!("{}:10: `floor.tls.key` = \"{key}\"", house.config().display());
