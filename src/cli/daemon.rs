@@ -27,12 +27,7 @@ pub(super) fn run(file: &Path, environment: &Environment, log_level: Option<&str
     let between_runs = environment.runtime_directory();
     let (file, environment) = (file.to_owned(), environment.clone());
     let reread = move || Config::load(&file, &environment, &gateway::read_profiles);
-    let work = async {
-        let began = tokio::time::Instant::now();
-        let ended = gateway::run(config, Arc::new(reread)).await;
-        gateway::pause(&ended, began.elapsed(), between_runs.as_deref()).await;
-        ended
-    };
+    let work = gateway::run(config, Arc::new(reread), between_runs.as_deref());
     to_its_end(runtime()?, work).map_err(CliError::from)
 }
 

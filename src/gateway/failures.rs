@@ -32,15 +32,15 @@ const FEED_EVERY: Duration = Duration::from_secs(1);
 /// The count, in the service's folder.
 const FILE: &str = "failures";
 
-/// Waits, if a run that lasted so long ended with a failure and others before it did.
-pub async fn pause(ended: &Result<(), RunError>, lasted: Duration, folder: Option<&Path>) {
-    let pause = folder.map_or(Duration::ZERO, |folder| note(folder, ended, lasted));
+/// Waits, if a run that lasted so long ended with a failure by itself and others before it did.
+pub(super) async fn pause(ended: &Result<(), RunError>, lasted: Duration, folder: Option<&Path>, ending: &mut Ending) {
+    // Who was told to stop is waited for; what went wrong on the way out is no reason to stay.
+    let Some(folder) = folder.filter(|_| !ending.was_told()) else { return };
+    let pause = note(folder, ended, lasted);
     let (Err(error), false) = (ended, pause.is_zero()) else { return };
     let seconds = pause.as_secs();
     warn!(%error, "floorgate failed as it did before; it ends in {seconds} s, to be started again");
     systemd::status(&format!("failed again, waits {seconds} s"));
-    // Without ears the service manager's patience is what ends it.
-    let Ok(mut ending) = Ending::new() else { return };
     tokio::select! {
         () = ending.told() => {}
         () = wait(pause, systemd::watchdog_ping) => {}
@@ -97,6 +97,21 @@ mod tests {
         std::fs::write(folder.path().join(FILE), "no number").unwrap();
         assert_eq!(seconds(AT_ONCE), 0);
         assert_eq!(note(Path::new("/nonexistent"), &failed(), AT_ONCE), Duration::ZERO);
+    }
+
+    /// Closing may fail on the way out; whoever stops the gateway does not wait for that.
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_after_a_stop_was_asked_for_neither_waits_nor_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        std::fs::write(&file, "5").unwrap();
+        let began = tokio::time::Instant::now();
+        let mut told = Ending::told_for_tests().unwrap();
+        pause(&failed(), AT_ONCE, Some(folder.path()), &mut told).await;
+        assert_eq!((began.elapsed(), std::fs::read_to_string(&file).unwrap().as_str()), (Duration::ZERO, "5"));
+        let mut ending = Ending::new().unwrap();
+        pause(&failed(), AT_ONCE, Some(folder.path()), &mut ending).await;
+        assert_eq!((began.elapsed().as_secs(), std::fs::read_to_string(&file).unwrap().as_str()), (32, "6"));
     }
 
     #[tokio::test(start_paused = true)]

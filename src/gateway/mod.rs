@@ -35,14 +35,15 @@ mod reloads;
 pub(crate) mod settings;
 mod upstream;
 
-pub use failures::pause;
 pub use reload::Reread;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use floorgate_model::{DeviceId, Profile};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
@@ -112,10 +113,20 @@ pub(crate) struct House {
 /// profiles are those of `reread`. When this comes back the store is closed; what still blocks a thread (a name server
 /// that does not answer) has nothing to do with it and may be left behind.
 ///
+/// In `between_runs`, if there is such a folder, failures in a row are counted: one that repeats comes back later and later
+/// (`failures.rs`).
+///
 /// # Errors
 /// [`RunError`] if it cannot start, or has to give up.
-pub async fn run(config: Config, reread: Reread) -> Result<(), RunError> {
+pub async fn run(config: Config, reread: Reread, between_runs: Option<&Path>) -> Result<(), RunError> {
     let mut ending = Ending::new().map_err(RunError::failed)?;
+    let began = Instant::now();
+    let ended = once(config, reread, &mut ending).await;
+    failures::pause(&ended, began.elapsed(), between_runs, &mut ending).await;
+    ended
+}
+
+async fn once(config: Config, reread: Reread, ending: &mut Ending) -> Result<(), RunError> {
     let (asking, reloads) = reloads::line().map_err(RunError::failed)?;
     let clock = Clock::system(config.clock_trust);
     let control = ControlServer::bind(&settings::made(&config.store.state_dir)?).map_err(RunError::failed)?;
@@ -135,7 +146,10 @@ pub async fn run(config: Config, reread: Reread) -> Result<(), RunError> {
         // A start or a reload that is half done is no harm: the next start reads everything anew.
         () = ending.told() => Ok(()),
     };
-    systemd::stopping();
+    if ended.is_ok() {
+        // Not after a failure: the service manager's patience with a stop is shorter than a pause may be.
+        systemd::stopping();
+    }
     let stopping = async {
         for late in crew.stop(TASKS_WITHIN).await {
             warn!("{late} did not stop within {TASKS_WITHIN:?}");
@@ -248,7 +262,7 @@ pub async fn provision(config: Config) -> Result<Vec<String>, RunError> {
 ///
 /// # Errors
 /// [`RunError::Configuration`] if a newer floorgate wrote it.
-pub fn knows_the_state(state_dirs: &[std::path::PathBuf]) -> Result<(), RunError> {
+pub fn knows_the_state(state_dirs: &[PathBuf]) -> Result<(), RunError> {
     let used = state_dirs.iter().find(|folder| folder.join("state.db").exists());
     used.map_or(Ok(()), |folder| Ok(unless_newer(folder)?))
 }
@@ -262,7 +276,7 @@ pub fn read_profiles(texts: &[ProfileText]) -> (BTreeMap<String, Profile>, Vec<P
         Err(errors) => {
             let problem = |error: &profiles::ProfileError| {
                 let text = format!("`{}` is {}; allowed: {}", error.key, error.value, error.allowed);
-                Problem::new(std::path::Path::new(&error.file), None, text)
+                Problem::new(Path::new(&error.file), None, text)
             };
             (BTreeMap::new(), errors.iter().map(problem).collect())
         }
