@@ -37,8 +37,8 @@ pub(super) enum Task {
     Check(Check),
     /// Have the running gateway read its devices and profiles again, and say what came of it.
     ///
-    /// All or nothing, as on SIGHUP: if the exit code is not 0, everything stays as it was. It is 78 if the configuration
-    /// is to blame, 1 for everything else.
+    /// All or nothing, as on SIGHUP: a reload that is refused leaves everything as it was. The exit code is then 78 if the
+    /// configuration is to blame, and 1 if the disk takes no writes; 1 also if nobody answers within a minute.
     Reload,
     /// Create the DynamoDB tables that are not there.
     Provision,
