@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use floorgate_demo::acts;
-use floorgate_demo::agent::Agent;
 use floorgate_demo::broker::Broker;
+use floorgate_demo::builds::{self, Progress};
 use floorgate_demo::daemon::{Daemon, Surroundings};
 use floorgate_demo::devices::{Fleet, Pace, VALVE};
 use floorgate_demo::dynamo::Client as TableClient;
 use floorgate_demo::proxy::Proxy;
+use floorgate_demo::seed_tool::SeedTool;
 use floorgate_demo::stage::Stage;
 use floorgate_demo::table::Table;
+use floorgate_demo::tools::Tools;
 use floorgate_demo::view::View;
 
 use crate::given::Given;
@@ -21,7 +23,7 @@ use crate::rig::client::Client;
 use crate::rig::free_port;
 use crate::service;
 
-/// A recalibration as the agent asks for it; a failing command undone; a stale one refused; the uplink cut.
+/// A recalibration by an operator's agent; a failing command undone; a stale one refused; the uplink cut.
 const ACTS: &[u8] = &[2, 3, 4, 7];
 /// The contract's.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -74,7 +76,7 @@ async fn fresh_install(machine: &Machine, version: &str) {
     assert!(score <= EXPOSURE_MAX, "{exposure}");
 }
 
-/// Configures it against the demo's broker and table on this host, and plays the acts; answers how many failed.
+/// Configures it against the demo's broker, table and tools on this host, and plays the acts; answers how many failed.
 async fn play(machine: &Machine, floor: SocketAddr, folder: &std::path::Path) -> usize {
     let broker = Broker::start().await.unwrap();
     let mut table = Table::start(&folder.join("table")).await.unwrap();
@@ -94,8 +96,10 @@ async fn play(machine: &Machine, floor: SocketAddr, folder: &std::path::Path) ->
     service::active(machine).await;
     println!("board: start to READY {} ms", service::start_to_ready(machine).await.as_millis());
     let client = TableClient::to(table.address());
+    let tools = builds::tools(&Progress::default()).await.unwrap();
     let stage = Stage {
-        agent: Agent::start(broker.address(), client.clone()),
+        tools: Tools::start(&tools, folder, broker.address(), table.address()).await.unwrap(),
+        seed_tool: SeedTool::start(broker.address(), client.clone()),
         table: client,
         fleet: Fleet::start(floor, Pace::default()),
         daemon,
@@ -104,6 +108,7 @@ async fn play(machine: &Machine, floor: SocketAddr, folder: &std::path::Path) ->
         view: View::new(false),
     };
     let failed = acts::play_some(&stage, ACTS).await;
+    stage.tools.stop().await;
     table.stop().await;
     failed
 }
