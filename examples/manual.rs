@@ -25,7 +25,10 @@ const MORE: &[(&str, &[(&str, &str)])] = &[
             ("0", "Done; for send: the command succeeded."),
             ("1", "It failed: no daemon, a refused query, a command that did not succeed."),
             ("64", "The arguments cannot be understood."),
-            ("78", "The configuration cannot be used; every problem is told, with file and line."),
+            (
+                "78",
+                "The configuration cannot be used; every problem is told, with file and line. Or a newer floorgate wrote the state.",
+            ),
         ],
     ),
     (
@@ -33,13 +36,16 @@ const MORE: &[(&str, &[(&str, &str)])] = &[
         &[
             ("/etc/floorgate/floorgate.toml", "The configuration; conf.d, devices.d and profiles.d beside it."),
             ("/var/lib/floorgate", "The state: the store, its backups, the socket by which the command line asks."),
-            ("/run/floorgate", "The socket while the disk takes no new file."),
+            ("/run/floorgate", "The socket while the disk takes no new file; how often the service failed in a row."),
         ],
     ),
     (
         "SIGNALS",
         &[
-            ("SIGHUP", "Read the configuration again; devices and profiles count at once, or nothing changes."),
+            (
+                "SIGHUP",
+                "Read the configuration again, as floorgate reload; devices and profiles count at once, or nothing changes.",
+            ),
             ("SIGTERM", "Stop in order within 5 s."),
         ],
     ),

@@ -85,19 +85,44 @@ impl Config {
     /// # Errors
     /// [`ConfigErrors`] with every problem found.
     pub fn load(file: &Path, environment: &Environment, profiles: ProfileReader<'_>) -> Result<Self, ConfigErrors> {
-        let root = read_tree(file).map_err(ConfigErrors::new)?;
-        let problems = Problems::default();
-        let (texts, unreadable) = profile_texts(file);
-        let (profiles, bad_profiles) = profiles(&texts);
-        let complete = unreadable.is_empty() && bad_profiles.is_empty();
-        for problem in unreadable.into_iter().chain(bad_profiles) {
-            problems.add(problem);
+        load(file, environment, profiles, Folder::of(file))
+    }
+
+    /// The same for somebody who is not the service, and may not see the credentials that systemd hands to that alone: what
+    /// is out of sight is a warning, and empty in what is answered. For judging a configuration, never for running it.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with every problem found.
+    pub fn load_from_outside(
+        file: &Path,
+        environment: &Environment,
+        profiles: ProfileReader<'_>,
+    ) -> Result<Self, ConfigErrors> {
+        load(file, environment, profiles, Folder::from_outside(file))
+    }
+}
+
+fn load(
+    file: &Path,
+    environment: &Environment,
+    profiles: ProfileReader<'_>,
+    folder: Folder,
+) -> Result<Config, ConfigErrors> {
+    let root = read_tree(file).map_err(ConfigErrors::new)?;
+    let problems = Problems::default();
+    let (texts, unreadable) = profile_texts(file);
+    let (profiles, bad_profiles) = profiles(&texts);
+    let complete = unreadable.is_empty() && bad_profiles.is_empty();
+    for problem in unreadable.into_iter().chain(bad_profiles) {
+        problems.add(problem);
+    }
+    let config = build(file, &root, (environment, &folder), profiles, complete, &problems);
+    match (config, problems.into_inner()) {
+        (Some(mut config), problems) if problems.is_empty() => {
+            config.warnings.extend(folder.unseen());
+            Ok(config)
         }
-        let config = build(file, &root, environment, profiles, complete, &problems);
-        match (config, problems.into_inner()) {
-            (Some(config), problems) if problems.is_empty() => Ok(config),
-            (_, problems) => Err(ConfigErrors::new(problems)),
-        }
+        (_, problems) => Err(ConfigErrors::new(problems)),
     }
 }
 
@@ -122,20 +147,19 @@ pub fn state_dirs(file: &Path, environment: &Environment) -> Result<Vec<PathBuf>
 fn build(
     file: &Path,
     root: &Table,
-    environment: &Environment,
+    (environment, folder): (&Environment, &Folder),
     profiles: BTreeMap<String, floorgate_model::Profile>,
     complete: bool,
     problems: &Problems,
 ) -> Option<Config> {
-    let folder = Folder::of(file);
     let root = Section::root(root, file, problems);
     let (id, gateway) = gateway(&root);
-    let floor = link::floor(&root, &folder, id.as_ref());
-    let (cloud, mut warnings) = link::cloud(&root, &folder, id.as_ref());
+    let floor = link::floor(&root, folder, id.as_ref());
+    let (cloud, mut warnings) = link::cloud(&root, folder, id.as_ref());
     refuse_shared_session(&root, floor.floor.as_ref(), cloud.as_ref());
-    let dynamodb = dynamo::dynamodb(&root, &folder, cloud.as_ref(), environment);
+    let dynamodb = dynamo::dynamodb(&root, folder, cloud.as_ref(), environment);
     let clock_trust = clock(&root);
-    let store = store(&root, &folder, environment);
+    let store = store(&root, folder, environment);
     let sync = sync(&root);
     let devices = device::devices(&root, gateway.as_ref(), &profiles, complete);
     root.finish();

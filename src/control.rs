@@ -17,7 +17,8 @@
 //!
 //! # What it does not do
 //!
-//! It judges nothing and changes nothing itself: every query goes to the [`ControlService`].
+//! It judges nothing and changes nothing itself: every query goes to the [`ControlService`]. It asks for what SIGHUP asks for
+//! ([`Query::Reload`]), so whoever may signal the daemon may do no more here.
 
 mod client;
 mod place;
@@ -33,7 +34,7 @@ use std::time::Duration;
 pub use client::{AskError, ask};
 pub use query::{ControlError, ErrorCode, Query};
 pub use report::{
-    DeviceReport, InhibitionReport, LinkReport, LinkState, ReloadReport, Reply, StatusReport, SyncReport,
+    DeviceReport, InhibitionReport, LinkReport, LinkState, RefusedFor, ReloadReport, Reply, StatusReport, SyncReport,
 };
 pub use server::{BindError, BoxFuture, ControlServer, ControlService};
 
@@ -47,6 +48,8 @@ pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a command's end in one query.
 pub const SEND_WAIT_MAX: Duration = Duration::from_secs(3_600);
+/// Longest wait for a reload's end; ten thousand files of a slow card are read within it.
+pub const RELOAD_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The socket of the daemon that keeps its state in `state_dir`.
 #[must_use]

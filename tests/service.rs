@@ -116,9 +116,51 @@ async fn on_sighup_devices_come_and_go_without_a_restart_and_a_bad_file_changes_
     assert_eq!(status["reload"]["applied"], false);
     assert!(status["reload"]["problems"].as_array().unwrap().len() >= 2, "every problem: {status:#}");
     let log = rig.daemon.log();
-    assert!(log.contains("ERROR SIGHUP: refused; devices and profiles stay as they were"), "{log}");
+    assert!(log.contains("ERROR reload: refused; devices and profiles stay as they were"), "{log}");
     assert!(log.lines().filter(|line| line.contains("worse.toml:")).count() >= 2, "{log}");
     assert_eq!(outcome(&rig, &new, "recalibrate").await["status"], "succeeded", "what is attached stays so");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floorgate_reload_waits_for_what_came_of_it_and_its_exit_code_tells() {
+    let (mut rig, manager) = started(Options::default()).await;
+    let new = rig.id("NEW-001");
+    attach(&rig, "new.toml", &format!("[[device]]\nid = \"{new}\"\ntype = \"pressure_sensor\"\n"));
+    rig.put_in_config("state_interval = \"1s\"", "state_interval = \"2s\"");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let done = rig.daemon.cli(&["reload"]).await;
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let told = "read again: 1 added\nthese keys count after a restart: sync.state_interval\n";
+    assert_eq!((text(&done.stdout).as_str(), text(&done.stderr).as_str()), (told, ""));
+    assert!(rig.daemon.cli(&["device", &new]).await.status.success(), "it is attached when the command comes back");
+    manager.told("RELOADING=1").await;
+    manager.told("READY=1").await;
+
+    // Each refusal is told to who asked, with a code; nothing changes.
+    attach(&rig, "worse.toml", "[[device]]\nid = \"no id\"\ntype = \"nothing\"\n");
+    std::fs::remove_file(rig.folder.path().join("devices.d/new.toml")).unwrap();
+    let refused = rig.daemon.cli(&["reload"]).await;
+    assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(78), String::new()), "{refused:?}");
+    let told = text(&refused.stderr);
+    assert!(
+        told.starts_with("floorgate: the reload is refused, devices and profiles stay as they were:\n  "),
+        "{told}"
+    );
+    assert!(told.contains("worse.toml:2") && told.contains("worse.toml:3"), "every problem: {told}");
+    let report = rig.daemon.json(&["reload"]).await;
+    assert_eq!((&report["applied"], &report["refused_for"]), (&json!(false), &json!("configuration")), "{report}");
+    assert!(rig.daemon.cli(&["device", &new]).await.status.success(), "what is attached stays so");
+    std::fs::remove_file(rig.folder.path().join("devices.d/worse.toml")).unwrap();
+    let config = std::fs::read_to_string(rig.daemon.config()).unwrap();
+    std::fs::write(rig.daemon.config(), config.replacen("id = \"", "id = \"ANOTHER-", 1)).unwrap();
+    let refused = rig.daemon.cli(&["reload"]).await;
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    assert!(text(&refused.stderr).contains("another gateway needs a restart"), "{refused:?}");
+
+    assert_eq!(rig.daemon.terminate().await.0, Some(0));
+    let nobody = rig.daemon.cli(&["reload"]).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stderr).contains("is it running?"), "{nobody:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,6 +211,10 @@ fn the_unit_agrees_with_the_daemon() {
         values
     };
     assert_eq!(value("Type"), ["notify"], "READY=1 is waited for");
+    // The running daemon is the judge: another process may see neither its credentials nor its environment.
+    assert_eq!(value("ExecReload"), ["/usr/bin/floorgate reload --config /etc/floorgate/floorgate.toml"]);
+    // What it counts its failures in has to outlive a restart.
+    assert_eq!(value("RuntimeDirectoryPreserve"), ["restart"]);
     assert_eq!(value("RestartPreventExitStatus"), ["64 78"]);
     let exits = read("src/cli.rs");
     assert!(

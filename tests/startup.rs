@@ -191,11 +191,121 @@ async fn files_of_a_newer_floorgate_are_left_alone() {
         rusqlite::Connection::open(&file).unwrap().pragma_update(None, "user_version", 999).unwrap();
         let before = std::fs::read(&file).unwrap();
         let (code, told) = house.fails("").await;
-        assert!(code == 1 && told.len() == 1, "{code} {told:?}");
+        // Another start would change nothing, so nobody is to try one.
+        assert!(code == 78 && told.len() == 1, "{code} {told:?}");
         let start = format!("floorgate: `{}` has schema 999, this floorgate knows up to ", file.display());
         assert!(told[0].starts_with(&start), "{told:?}");
         assert!(told[0].ends_with("; install the newer floorgate again"), "{told:?}");
+        // Whoever is about to install this version over the newer one is told beforehand.
+        let check = daemon.cli(&["check", "--quiet"]).await;
+        assert_eq!((check.status.code(), lines(&check.stderr)), (Some(78), told), "{name}");
         assert!(std::fs::read(&file).unwrap() == before, "{name} is unchanged");
+    }
+}
+
+fn lines(told: &[u8]) -> Vec<String> {
+    String::from_utf8(told.to_vec()).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_stop_while_the_store_is_opened_is_heard_at_once_and_no_failure() {
+    let house = House::new();
+    let mut daemon = house.daemon("");
+    daemon.run().await;
+    daemon.terminate().await;
+    // Opening waits 5 s for whoever has the file for itself.
+    let holder = rusqlite::Connection::open(house.state_dir.join("state.db")).unwrap();
+    holder.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT").unwrap();
+    let socket = house.state_dir.join("control.sock");
+    daemon.spawn();
+    // It is there right before the opening begins.
+    until("the control socket", 10, || async { socket.exists().then_some(()) }).await;
+    let (code, took) = daemon.terminate().await;
+    assert_eq!(code, Some(0), "{}", daemon.log());
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(!socket.exists());
+    drop(holder);
+    daemon.run().await;
+    assert_eq!(daemon.terminate().await.0, Some(0), "the stop left nothing behind");
+}
+
+/// The commonest form of a dead uplink. The system's library waits 5 s for each name server, in a thread that nothing ends.
+#[tokio::test]
+async fn a_stop_takes_no_time_while_no_name_server_answers() {
+    let unshared = std::process::Command::new("unshare").args(["--mount", "true"]).status();
+    let silent = tokio::net::UdpSocket::bind("127.0.0.153:53").await.ok();
+    let Some(silent) = silent.filter(|_| unshared.is_ok_and(|status| status.success())) else {
+        eprintln!("not shown: needs the right to take port 53 and to `unshare --mount`");
+        return;
+    };
+    let house = House::new();
+    let servers = house.folder.path().join("resolv.conf");
+    std::fs::write(&servers, "nameserver 127.0.0.153\n").unwrap();
+    let mut daemon = house.daemon("[cloud]\nurl = \"mqtt://broker.example\"\n");
+    let script = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", servers.display());
+    daemon.through = ["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    daemon.run().await;
+    let asked = tokio::time::timeout(Duration::from_secs(20), silent.recv(&mut [0; 512])).await;
+    asked.expect("it asks for the broker's address").unwrap();
+    let (code, took) = daemon.terminate().await;
+    assert_eq!(code, Some(0), "{}", daemon.log());
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_failure_that_repeats_waits_before_its_end_and_a_stop_cuts_that_short() {
+    let mut house = House::new();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    house.port = taken.local_addr().unwrap().port();
+    let mut daemon = house.daemon("");
+    let folder = house.folder.path().join("run");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("failures"), "5").unwrap();
+    daemon.environment.push(("RUNTIME_DIRECTORY", folder.clone()));
+    daemon.spawn();
+    let waits = "it ends in 32 s";
+    until(waits, 20, || async { daemon.log().contains(waits).then_some(()) }).await;
+    assert!(daemon.log().contains("the port is in use"), "{}", daemon.log());
+    let (code, took) = daemon.terminate().await;
+    assert_eq!(code, Some(1));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(std::fs::read_to_string(folder.join("failures")).unwrap(), "6");
+}
+
+/// Keys that systemd shows to the service alone (`LoadCredential=`) keep nobody from checking the rest.
+#[tokio::test]
+async fn check_tells_which_credentials_it_cannot_see_and_the_service_itself_has_to_see_them() {
+    let house = House::new();
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(house.folder.path().join("cert.pem"), pair.cert.pem()).unwrap();
+    let key = "/run/credentials/none.service/gateway.key";
+    let tls = format!("[floor.tls]\ncert = \"cert.pem\"\nkey = \"{key}\"\n");
+    let daemon = house.daemon(&tls);
+    let at = format!("{}:10: `floor.tls.key` = \"{key}\"", house.config().display());
+    let check = daemon.cli(&["check", "--quiet"]).await;
+    let warning = format!("floorgate: warning: {at}: not looked at: only the service can read it (LoadCredential=)");
+    assert_eq!((check.status.code(), lines(&check.stderr)), (Some(0), vec![warning]));
+    assert!(check.stdout.is_empty(), "quiet");
+    let shown = daemon.cli(&["check"]).await;
+    assert!(String::from_utf8(shown.stdout).unwrap().contains(key));
+    blamed(house.fails(&tls).await, &format!("{at}: cannot read `{key}`: no such file or directory"));
+    // What is wrong besides is told all the same, and a file elsewhere has to be there.
+    let daemon = house.daemon(&tls.replace("cert.pem", "none.pem"));
+    let check = daemon.cli(&["check", "--quiet"]).await;
+    assert_eq!(check.status.code(), Some(78));
+    assert!(lines(&check.stderr)[1].contains("none.pem"), "{check:?}");
+}
+
+#[tokio::test]
+async fn check_takes_aws_variables_for_granted_only_if_it_is_told_to() {
+    let house = House::new();
+    let daemon = house.daemon("[dynamodb]\n");
+    for (arguments, code) in [(vec!["check"], 78), (vec!["check", "--assume-aws-environment", "--quiet"], 0)] {
+        let mut command = daemon.command(&arguments);
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY").env_remove("AWS_REGION");
+        command.env_remove("AWS_SHARED_CREDENTIALS_FILE").env("HOME", house.folder.path());
+        let output = command.output().await.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
 }
 

@@ -31,7 +31,15 @@ pub(super) enum Task {
         log_level: Option<String>,
     },
     /// Check the configuration and print what it amounts to, secrets left out.
-    Check,
+    ///
+    /// A file under /run/credentials that systemd shows to the service alone is not looked at, and said so. The exit code
+    /// is 78 also if the state was written by a newer floorgate.
+    Check(Check),
+    /// Have the running gateway read its devices and profiles again, and say what came of it.
+    ///
+    /// All or nothing, as on SIGHUP: a reload that is refused leaves everything as it was. The exit code is then 78 if the
+    /// configuration is to blame, and 1 if the disk takes no writes; 1 also if nobody answers within a minute.
+    Reload,
     /// Create the DynamoDB tables that are not there.
     Provision,
     /// Look at everything the gateway needs, and say what to do about what is not as it should be.
@@ -65,6 +73,16 @@ pub(super) enum Task {
     /// It goes the way of every command: checked, journalled, executed at most once. The exit code is 0 only if it
     /// succeeded.
     Send(Order),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// Print nothing but what is wrong.
+    #[arg(long)]
+    pub(super) quiet: bool,
+    /// Take for granted what is left to AWS_* variables: for whoever checks for a service that has its own.
+    #[arg(long)]
+    pub(super) assume_aws_environment: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,7 +11,7 @@ use super::arguments::Order;
 use super::{CliError, say, say_json};
 use crate::clock::{Clock, Trust};
 use crate::config::{self, Environment};
-use crate::control::{self, DeviceReport, Query, StatusReport};
+use crate::control::{self, DeviceReport, Query, RefusedFor, ReloadReport, StatusReport};
 
 fn ask<T: DeserializeOwned>(file: &Path, environment: &Environment, query: &Query) -> Result<T, CliError> {
     Ok(control::ask(&state_dirs(file, environment)?, query)?)
@@ -89,4 +89,21 @@ pub(super) fn send(file: &Path, environment: &Environment, json: bool, order: Or
     }
     let fine = record.status == ExecutionStatus::Succeeded || record.reason == Some(Reason::DryRunOk);
     if fine { Ok(()) } else { Err(CliError::Told) }
+}
+
+pub(super) fn reload(file: &Path, environment: &Environment, json: bool) -> Result<(), CliError> {
+    let report: ReloadReport = ask(file, environment, &Query::Reload)?;
+    if json {
+        say_json(&report)?;
+    } else if report.applied {
+        say(&show::applied(&report))?;
+    }
+    let configuration = report.refused_for == Some(RefusedFor::Configuration);
+    match (report.applied, json, configuration) {
+        (true, ..) => Ok(()),
+        (false, true, true) => Err(CliError::ToldConfiguration),
+        (false, true, false) => Err(CliError::Told),
+        (false, false, true) => Err(CliError::Configuration(show::refused(&report))),
+        (false, false, false) => Err(CliError::Failed(show::refused(&report))),
+    }
 }

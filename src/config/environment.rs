@@ -17,6 +17,7 @@ pub const VARIABLES: &[&str] = &[
     "FLOORGATE_LOG",
     "HOME",
     "JOURNAL_STREAM",
+    "RUNTIME_DIRECTORY",
     "STATE_DIRECTORY",
 ];
 
@@ -47,6 +48,25 @@ impl Environment {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The folder systemd keeps for the service while it runs and is started again; the first, if there are several.
+    #[must_use]
+    pub fn runtime_directory(&self) -> Option<PathBuf> {
+        self.get("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from)
+    }
+
+    /// The same with a word for everything that AWS may be told by variables, where nothing is said: for judging the
+    /// configuration of a service whose variables are not known, never for running it.
+    #[must_use]
+    pub fn assuming_aws(&self) -> Self {
+        let mut assumed = self.clone();
+        for (name, value) in
+            [("AWS_REGION", "us-east-1"), ("AWS_ACCESS_KEY_ID", "assumed"), ("AWS_SECRET_ACCESS_KEY", "assumed")]
+        {
+            assumed.0.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+        assumed
     }
 
     /// The folder systemd keeps for the service; it lists several with colons, the first is ours.

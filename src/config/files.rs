@@ -1,5 +1,6 @@
 //! The files a configuration points at: certificates, keys, passwords. Paths are relative to its folder.
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -7,25 +8,53 @@ use std::sync::{Mutex, PoisonError};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::problem::Problem;
 use super::section::Section;
 use super::types::{Identity, Pem, Secret, SecretFile};
 
 /// Largest certificate, key or password file, bytes; a bundle of 150 root certificates has 230 KB.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The folder that relative paths start from.
-#[derive(Debug, Clone)]
-pub(super) struct Folder(PathBuf);
+/// Below it systemd shows each service the files of its `LoadCredential=`, and shows them to nobody else.
+const CREDENTIALS: &str = "/run/credentials";
+
+/// Reads the files. Relative paths start at its folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    base: PathBuf,
+    /// What is below it may be out of sight.
+    out_of_sight: Option<PathBuf>,
+    unseen: RefCell<Vec<Problem>>,
+}
+
+/// What a path leads to.
+enum Found {
+    Bytes(Vec<u8>),
+    /// Only the service can see it.
+    Unseen,
+}
 
 impl Folder {
-    /// The folder of the main file.
+    /// The folder of the main file; every file has to be there.
     pub(super) fn of(config_file: &Path) -> Self {
-        Self(config_file.parent().unwrap_or_else(|| Path::new("")).to_owned())
+        let base = config_file.parent().unwrap_or_else(|| Path::new("")).to_owned();
+        Self { base, out_of_sight: None, unseen: RefCell::default() }
+    }
+
+    /// The same for somebody who is not the service: its credentials may be out of sight. Such a file is taken for good
+    /// and empty, and told of by [`Self::unseen`].
+    pub(super) fn from_outside(config_file: &Path) -> Self {
+        Self { out_of_sight: Some(PathBuf::from(CREDENTIALS)), ..Self::of(config_file) }
+    }
+
+    /// What was not looked at.
+    pub(super) fn unseen(self) -> Vec<Problem> {
+        self.unseen.into_inner()
     }
 
     /// A path as the configuration means it.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
-        self.0.join(path)
+        self.base.join(path)
     }
 
     /// Certificates, at least one.
@@ -54,6 +83,7 @@ impl Folder {
     /// A password: the file's first line.
     pub(super) fn password(&self, section: &Section<'_>, key: &'static str) -> Option<SecretFile> {
         let (path, text) = self.secret_text(section, key)?;
+        let Some(text) = text else { return Some(SecretFile { path, secret: Secret::new(String::new()) }) };
         let password = text.lines().next().unwrap_or_default().to_owned();
         if password.is_empty() {
             section.refuse(key, format_args!("the first line of `{}` has to be the password", path.display()));
@@ -65,6 +95,7 @@ impl Folder {
     /// A password file: lines `name:secret`; empty ones and those with `#` are skipped.
     pub(super) fn users(&self, section: &Section<'_>, key: &'static str) -> Option<SecretFile> {
         let (path, text) = self.secret_text(section, key)?;
+        let Some(text) = text else { return Some(SecretFile { path, secret: Secret::new(String::new()) }) };
         let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         let bad = lines().find(
             |(_, line)| !matches!(line.split_once(':'), Some((name, secret)) if !name.is_empty() && !secret.is_empty()),
@@ -80,10 +111,12 @@ impl Folder {
         Some(SecretFile { path, secret: Secret::new(text) })
     }
 
-    fn secret_text(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, String)> {
-        let (path, bytes) = self.read(section, key)?;
+    /// `None` as text: only the service can see it.
+    fn secret_text(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Option<String>)> {
+        let (path, found) = self.read(section, key)?;
+        let Found::Bytes(bytes) = found else { return Some((path, None)) };
         match String::from_utf8(bytes) {
-            Ok(text) => Some((path, text)),
+            Ok(text) => Some((path, Some(text))),
             Err(_) => {
                 section.refuse(key, format_args!("`{}` is not UTF-8 text", path.display()));
                 None
@@ -98,7 +131,8 @@ impl Folder {
         wanted: &str,
         fits: impl FnOnce(&[u8]) -> bool,
     ) -> Option<Pem> {
-        let (path, bytes) = self.read(section, key)?;
+        let (path, found) = self.read(section, key)?;
+        let Found::Bytes(bytes) = found else { return Some(Pem { path, bytes: Vec::new() }) };
         if !fits(&bytes) {
             section.refuse(key, format_args!("`{}` must hold {wanted}", path.display()));
             return None;
@@ -106,15 +140,29 @@ impl Folder {
         Some(Pem { path, bytes })
     }
 
-    fn read(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Vec<u8>)> {
+    fn read(&self, section: &Section<'_>, key: &'static str) -> Option<(PathBuf, Found)> {
         let path = self.resolve(section.text(key)?);
+        if self.is_out_of_sight(&path) {
+            let (name, shown) = (section.key_name(key), path.display());
+            let text = format!("`{name}` = \"{shown}\": not looked at: only the service can read it (LoadCredential=)");
+            let told = section.spot(key).map(|spot| Problem::new(&spot.file, Some(spot.line), text));
+            self.unseen.borrow_mut().extend(told);
+            return Some((path, Found::Unseen));
+        }
         match read_bounded(&path, FILE_BYTES_MAX) {
-            Ok(bytes) => Some((path, bytes)),
+            Ok(bytes) => Some((path, Found::Bytes(bytes))),
             Err(why) => {
                 section.refuse(key, format_args!("cannot read `{}`: {why}", path.display()));
                 None
             }
         }
+    }
+
+    /// A credential that we cannot see: of a service that does not run, or not of ours.
+    fn is_out_of_sight(&self, path: &Path) -> bool {
+        use std::io::ErrorKind::{NotFound, PermissionDenied};
+        self.out_of_sight.as_ref().is_some_and(|folder| path.starts_with(folder))
+            && std::fs::File::open(path).is_err_and(|error| matches!(error.kind(), NotFound | PermissionDenied))
     }
 }
 

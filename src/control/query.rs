@@ -5,7 +5,7 @@ use std::time::Duration;
 use floorgate_model::{DeviceId, DeviceStatus};
 use serde_json::{Map, Value};
 
-use super::SEND_WAIT_MAX;
+use super::{RELOAD_WAIT_MAX, SEND_WAIT_MAX};
 
 /// One question to the daemon.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -52,6 +52,8 @@ pub enum Query {
         #[serde(default)]
         wait_seconds: u64,
     },
+    /// Read devices and profiles again, as on SIGHUP; answered with a [`super::ReloadReport`] once that is done.
+    Reload,
 }
 
 impl Query {
@@ -60,7 +62,8 @@ impl Query {
     pub fn wait(&self) -> Duration {
         match self {
             Self::Send { wait_seconds, .. } => Duration::from_secs(*wait_seconds).min(SEND_WAIT_MAX),
-            _ => Duration::ZERO,
+            Self::Reload => RELOAD_WAIT_MAX,
+            Self::Status | Self::Devices { .. } | Self::Device { .. } | Self::Commands { .. } => Duration::ZERO,
         }
     }
 }

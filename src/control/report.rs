@@ -48,7 +48,7 @@ pub struct StatusReport {
     /// Commands are inhibited, because the journal is in doubt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inhibited: Option<InhibitionReport>,
-    /// What became of the last reload (SIGHUP) since start.
+    /// What became of the last reload (SIGHUP, `floorgate reload`) since start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload: Option<ReloadReport>,
     /// Files of the store that were damaged and what came of it, newest first.
@@ -69,9 +69,22 @@ pub struct ReloadReport {
     /// Why it was refused; the first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What refused it, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_for: Option<RefusedFor>,
     /// Keys that differ and count only after a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs_restart: Vec<String>,
+}
+
+/// What refused a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedFor {
+    /// The files: they cannot be used, or are those of another gateway.
+    Configuration,
+    /// The store, which cannot write now.
+    Store,
 }
 
 /// Commands are refused with `INHIBITED`.
@@ -211,4 +224,6 @@ pub enum Reply {
     Commands(Vec<ExecutionRecord>),
     /// To `Send`.
     Execution(Box<ExecutionRecord>),
+    /// To `Reload`.
+    Reload(Box<ReloadReport>),
 }

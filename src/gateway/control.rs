@@ -202,6 +202,11 @@ impl ControlService for Service {
                     let records = store.executions(device.as_ref(), limit).await.map_err(|e| unavailable(&e))?;
                     Ok(Reply::Commands(records))
                 }
+                Query::Reload => {
+                    let report = self.house.reloads.ask().await;
+                    let stops = || ControlError::new(ErrorCode::Unavailable, "the gateway is stopping");
+                    report.map(|report| Reply::Reload(Box::new(report))).ok_or_else(stops)
+                }
                 Query::Send { device, command, parameters, issuer, dry_run, .. } => {
                     let request = self.request(device, command, parameters, issuer, dry_run);
                     self.send(request, wait).await.map(|record| Reply::Execution(Box::new(record)))

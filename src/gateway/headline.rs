@@ -113,6 +113,7 @@ pub(super) async fn run(service: std::sync::Arc<Service>, store: Store, stop: Ca
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::RefusedFor;
     use crate::shadow::Fault;
     use floorgate_model::Timestamp;
 
@@ -145,6 +146,7 @@ mod tests {
             applied: false,
             changes: String::new(),
             problems: vec![problem],
+            refused_for: Some(RefusedFor::Configuration),
             needs_restart: Vec::new(),
         };
         let told = line(&Facts { reload: Some(report.clone()), ..Facts::default() });

@@ -9,12 +9,13 @@
 //!
 //! # Stop
 //!
-//! SIGTERM or SIGINT: intake ends (floor, cloud), commands that run stay journalled, the lanes stop, the store commits,
-//! checkpoints and closes. [`STOP_WITHIN`] for all of it; who does not make it is named in the log.
+//! SIGTERM or SIGINT, heard from the first moment on, also while the store is opened or a reload runs: intake ends (floor,
+//! cloud), commands that run stay journalled, the lanes stop, the store commits, checkpoints and closes. [`STOP_WITHIN`]
+//! for all of it; who does not make it is named in the log.
 //!
 //! # While it runs
 //!
-//! SIGHUP reads devices and profiles again (`reload.rs`); the watchdog is fed by the store's answers (`heart.rs`), and the
+//! SIGHUP, or a question over the control socket (`reloads.rs`), reads devices and profiles again (`reload.rs`); the watchdog is fed by the store's answers (`heart.rs`), and the
 //! service manager is told in one line how it is (`headline.rs`).
 //!
 //! This is the only room that knows all others. It holds no rule, no SQL, no topic and no attribute.
@@ -22,23 +23,27 @@
 mod cloud;
 mod control;
 mod crew;
+mod ending;
+mod failures;
 mod floor;
 mod headline;
 mod heart;
 mod own;
 mod refused;
 mod reload;
+mod reloads;
 pub(crate) mod settings;
 mod upstream;
 
 pub use reload::Reread;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use floorgate_model::{DeviceId, Profile};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
@@ -50,11 +55,13 @@ use crate::mqtt::intake::Attached;
 use crate::mqtt::limits::LiveRates;
 use crate::mqtt::refusals::Refusals;
 use crate::shadow::rescue::steps;
-use crate::shadow::{Store, StoreError};
+use crate::shadow::{Store, StoreError, unless_newer};
 use crate::{sync, systemd};
 use cloud::CloudSide;
 use crew::Crew;
+use ending::Ending;
 use reload::Parts;
+use reloads::Reloads;
 
 /// From the signal to the end of the process; systemd and the contract allow 5 s.
 const STOP_WITHIN: Duration = Duration::from_millis(4_500);
@@ -64,7 +71,8 @@ const TASKS_WITHIN: Duration = Duration::from_millis(2_800);
 /// Why the gateway ended, or never began.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// What the configuration says cannot be used on this machine.
+    /// What the configuration says cannot be used on this machine, or what lies in the state folder not by this version:
+    /// another try changes neither.
     #[error("{0}")]
     Configuration(String),
     /// Something failed.
@@ -80,7 +88,10 @@ impl RunError {
 
 impl From<StoreError> for RunError {
     fn from(error: StoreError) -> Self {
-        Self::failed(error)
+        match error {
+            StoreError::Newer { .. } => Self::Configuration(error.to_string()),
+            other => Self::failed(other),
+        }
     }
 }
 
@@ -95,68 +106,100 @@ pub(crate) struct House {
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) rates: LiveRates,
     reloaded: reload::Outcome,
+    reloads: reloads::Asking,
 }
 
-/// Runs until it is told to stop (SIGTERM, SIGINT); on SIGHUP, devices and profiles are those of `reread`.
+/// Runs until it is told to stop (SIGTERM, SIGINT); on SIGHUP, or when it is asked over the control socket, devices and
+/// profiles are those of `reread`. When this comes back the store is closed; what still blocks a thread (a name server
+/// that does not answer) has nothing to do with it and may be left behind.
+///
+/// In `between_runs`, if there is such a folder, failures in a row are counted: one that repeats comes back later and later
+/// (`failures.rs`).
 ///
 /// # Errors
 /// [`RunError`] if it cannot start, or has to give up.
-pub async fn run(mut config: Config, reread: Reread) -> Result<(), RunError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::failed)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(RunError::failed)?;
+pub async fn run(config: Config, reread: Reread, between_runs: Option<&Path>) -> Result<(), RunError> {
+    let mut ending = Ending::new().map_err(RunError::failed)?;
+    let began = Instant::now();
+    let ended = once(config, reread, &mut ending).await;
+    failures::pause(&ended, began.elapsed(), between_runs, &mut ending).await;
+    ended
+}
 
+async fn once(config: Config, reread: Reread, ending: &mut Ending) -> Result<(), RunError> {
+    let (asking, reloads) = reloads::line().map_err(RunError::failed)?;
     let clock = Clock::system(config.clock_trust);
     let control = ControlServer::bind(&settings::made(&config.store.state_dir)?).map_err(RunError::failed)?;
-    let open = || Store::open(settings::store(&config), clock.clone());
-    let extend = || systemd::still_starting(heart::STEP_WITHIN);
-    let store = heart::start_with(open, steps, extend, heart::TICK)?;
-    let house = furnish(&config, store.clone(), clock);
+    let store = tokio::select! {
+        opened = open(&config, &clock) => opened?,
+        // A rescue may take minutes. One that is left in the middle begins anew, as after a power cut.
+        () = ending.told() => {
+            systemd::stopping();
+            info!("floorgate was told to stop before its store was open");
+            return Ok(());
+        }
+    };
+    let house = furnish(&config, store.clone(), clock, asking);
     let mut crew = Crew::default();
-    let (parts, service) = match start(&config, house, control, &mut crew).await {
-        Ok(started) => started,
-        Err(error) => {
-            crew.stop(TASKS_WITHIN).await;
-            let _ = store.close().await;
-            return Err(error);
-        }
+    let ended = tokio::select! {
+        lost = live(config, house, control, &reread, reloads, &mut crew) => lost,
+        // A start or a reload that is half done is no harm: the next start reads everything anew.
+        () = ending.told() => Ok(()),
     };
-    systemd::ready(&headline::now(&service).await);
-    info!(gateway_id = %config.gateway.id, devices = config.devices.len(), "floorgate {} runs", env!("CARGO_PKG_VERSION"));
-
-    let ended = loop {
-        tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            _ = hang_up.recv() => {}
-            name = crew.lost() => break Err(RunError::Failed(format!("the part `{name}` has stopped working"))),
-        }
-        systemd::reloading();
-        tokio::select! {
-            // Half done is no harm: the gateway stops, and the next start reads everything anew.
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            reloaded = reload::reload(&config, &reread, &parts, &mut crew) => config = reloaded.unwrap_or(config),
-        }
-        systemd::ready(&headline::now(&service).await);
-    };
-    systemd::stopping();
+    if ended.is_ok() {
+        // Not after a failure: the service manager's patience with a stop is shorter than a pause may be.
+        systemd::stopping();
+    }
     let stopping = async {
         for late in crew.stop(TASKS_WITHIN).await {
             warn!("{late} did not stop within {TASKS_WITHIN:?}");
         }
         store.close().await
     };
-    match tokio::time::timeout(STOP_WITHIN, stopping).await {
-        Ok(closed) => closed?,
-        Err(_) => warn!("the store did not close within {STOP_WITHIN:?}; what was acknowledged is on disk"),
-    }
+    let closed = tokio::time::timeout(STOP_WITHIN, stopping).await.unwrap_or_else(|_| {
+        warn!("the store did not close within {STOP_WITHIN:?}; what was acknowledged is on disk");
+        Ok(())
+    });
+    ended?;
+    closed?;
     info!("floorgate has stopped");
-    ended
+    Ok(())
+}
+
+/// Opens the store on a thread of its own, so that a stop is heard meanwhile.
+async fn open(config: &Config, clock: &Clock) -> Result<Store, RunError> {
+    let (settings, clock) = (settings::store(config), clock.clone());
+    let extend = || systemd::still_starting(heart::STEP_WITHIN);
+    let open = move || heart::start_with(|| Store::open(settings, clock), steps, extend, heart::TICK);
+    Ok(tokio::task::spawn_blocking(open).await.map_err(RunError::failed)??)
+}
+
+/// Starts every part and does the reloads; comes back only with what went wrong.
+async fn live(
+    mut config: Config,
+    house: House,
+    control: ControlServer,
+    reread: &Reread,
+    mut reloads: Reloads,
+    crew: &mut Crew,
+) -> Result<(), RunError> {
+    let (parts, service) = start(&config, house, control, crew).await?;
+    systemd::ready(&headline::now(&service).await);
+    info!(gateway_id = %config.gateway.id, devices = config.devices.len(), "floorgate {} runs", env!("CARGO_PKG_VERSION"));
+    loop {
+        let asked = tokio::select! {
+            asked = reloads.next() => asked,
+            name = crew.lost() => return Err(RunError::Failed(format!("the part `{name}` has stopped working"))),
+        };
+        systemd::reloading();
+        config = reload::reload(&config, reread, &parts, crew).await.unwrap_or(config);
+        systemd::ready(&headline::now(&service).await);
+        asked.answer(parts.house.reloaded.last());
+    }
 }
 
 /// What judges commands and who is attached.
-fn furnish(config: &Config, store: Store, clock: Clock) -> House {
+fn furnish(config: &Config, store: Store, clock: Clock, reloads: reloads::Asking) -> House {
     let profiles = Profiles::new(config.profiles.values().cloned().collect());
     let drivers = DriverRegistry::default();
     drivers.attach(config.gateway.id.as_device(), Arc::new(LocalDriver));
@@ -166,7 +209,7 @@ fn furnish(config: &Config, store: Store, clock: Clock) -> House {
     let attached = Attached::new(config.devices.iter().map(|device| device.id.clone()));
     let refusals = Arc::new(Refusals::new(clock.clone()));
     let (rates, reloaded) = (LiveRates::from(settings::rates(config)), reload::Outcome::default());
-    House { store, clock, judge, admission, attached, refusals, rates, reloaded }
+    House { store, clock, judge, admission, attached, refusals, rates, reloaded, reloads }
 }
 
 async fn start(
@@ -215,6 +258,15 @@ pub async fn provision(config: Config) -> Result<Vec<String>, RunError> {
     })
 }
 
+/// Whether this version can read what lies in the first of `state_dirs` that has something; nothing is written.
+///
+/// # Errors
+/// [`RunError::Configuration`] if a newer floorgate wrote it.
+pub fn knows_the_state(state_dirs: &[PathBuf]) -> Result<(), RunError> {
+    let used = state_dirs.iter().find(|folder| folder.join("state.db").exists());
+    used.map_or(Ok(()), |folder| Ok(unless_newer(folder)?))
+}
+
 /// Reads the files of `profiles.d`.
 #[must_use]
 pub fn read_profiles(texts: &[ProfileText]) -> (BTreeMap<String, Profile>, Vec<Problem>) {
@@ -224,7 +276,7 @@ pub fn read_profiles(texts: &[ProfileText]) -> (BTreeMap<String, Profile>, Vec<P
         Err(errors) => {
             let problem = |error: &profiles::ProfileError| {
                 let text = format!("`{}` is {}; allowed: {}", error.key, error.value, error.allowed);
-                Problem::new(std::path::Path::new(&error.file), None, text)
+                Problem::new(Path::new(&error.file), None, text)
             };
             (BTreeMap::new(), errors.iter().map(problem).collect())
         }

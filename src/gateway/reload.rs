@@ -1,9 +1,10 @@
-//! SIGHUP: the files are read again, and what they say of devices and profiles counts from then on.
+//! A reload: the files are read again, and what they say of devices and profiles counts from then on.
 //!
 //! # Guarantees
 //!
 //! * All or nothing. Files with any error, a password file that cannot be used, another gateway's id, or a store that
-//!   cannot write now leave everything as it is; the log has every reason, `STATUS=` and `floorgate status` the first.
+//!   cannot write now leave everything as it is; the log has every reason, `STATUS=`, `floorgate status` and who asked over the control
+//!   socket the first ones.
 //! * Nothing but devices, profiles and the endpoint's users changes. Every other key that differs is named: it counts
 //!   after a restart.
 //! * From the inside out: the store (durable, the only step that can fail), profiles, drivers, rates, then the doors:
@@ -33,7 +34,7 @@ use super::crew::Crew;
 use super::floor::FloorSide;
 use super::{House, ids, settings};
 use crate::config::{Changes, Config, ConfigErrors, Floor};
-use crate::control::ReloadReport;
+use crate::control::{RefusedFor, ReloadReport};
 use crate::device::{Driver, LocalDriver};
 use crate::mqtt::endpoint::users::Users;
 
@@ -135,29 +136,31 @@ pub(super) async fn reload(running: &Config, reread: &Reread, parts: &Parts, cre
             for warning in &reload.config.warnings {
                 warn!("{warning}");
             }
-            reload.apply(parts, crew).await.map_err(|why| vec![why])
+            reload.apply(parts, crew).await.map_err(|why| (vec![why], RefusedFor::Store))
         }
-        Err(problems) => Err(problems),
+        Err(problems) => Err((problems, RefusedFor::Configuration)),
     };
     let at = parts.house.clock.now();
     match applied {
         Ok((config, changes)) => {
-            info!(devices = config.devices.len(), "SIGHUP: read again: {changes}");
+            info!(devices = config.devices.len(), "reload: read again: {changes}");
             if !changes.needs_restart.is_empty() {
-                warn!("SIGHUP: these keys count after a restart: {}", changes.needs_restart.join(", "));
+                warn!("reload: these keys count after a restart: {}", changes.needs_restart.join(", "));
             }
             let (told, needs_restart) = (changes.to_string(), changes.needs_restart);
-            let report = ReloadReport { at, applied: true, changes: told, problems: Vec::new(), needs_restart };
+            let (problems, refused_for) = (Vec::new(), None);
+            let report = ReloadReport { at, applied: true, changes: told, problems, refused_for, needs_restart };
             parts.house.reloaded.set(report);
             Some(config)
         }
-        Err(problems) => {
-            error!(problems = problems.len(), "SIGHUP: refused; devices and profiles stay as they were");
+        Err((problems, cause)) => {
+            error!(problems = problems.len(), "reload: refused; devices and profiles stay as they were");
             for problem in problems.iter().take(LOGGED_MAX) {
-                error!("SIGHUP: {problem}");
+                error!("reload: {problem}");
             }
-            let (changes, needs_restart) = (String::new(), Vec::new());
-            parts.house.reloaded.set(ReloadReport { at, applied: false, changes, problems, needs_restart });
+            let (changes, needs_restart, refused_for) = (String::new(), Vec::new(), Some(cause));
+            let report = ReloadReport { at, applied: false, changes, problems, refused_for, needs_restart };
+            parts.house.reloaded.set(report);
             None
         }
     }
@@ -175,6 +178,7 @@ mod tests {
             applied: false,
             changes: String::new(),
             problems,
+            refused_for: Some(RefusedFor::Configuration),
             needs_restart: Vec::new(),
         }
     }

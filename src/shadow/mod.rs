@@ -47,6 +47,7 @@ mod intake;
 mod journal;
 pub(crate) mod ledgers;
 mod log;
+mod newer;
 mod outbox;
 mod refusals;
 mod refused;
@@ -68,6 +69,7 @@ mod words;
 mod writer;
 
 pub use fault::{Fault, StoreHealth};
+pub use newer::unless_newer;
 pub use report::{Answer, AnswerStatus, FloorReport, StateReport, TelemetryReport};
 pub use store::{Config, Store, StoreError, Wakeups};
 pub use view::{

@@ -216,6 +216,11 @@ pub(super) fn own_folder(folder: &Path) -> Result<File, StoreError> {
     }
 }
 
+/// The newest schema known here.
+pub(super) fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
 /// Opens or makes the file and brings its schema up to date. Answers [`StoreError::Damaged`] if it is there but is not
 /// what it should be; that nothing deeper in it is damaged is not looked at here.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -225,7 +230,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     // Until it is known to be sound, closing it shall leave it as it is.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let known = newest();
     let found = match header::read(&connection, Mark::State, known).map_err(failed)? {
         Header::Ours(found) => found,
         Header::Newer(found) => return Err(StoreError::Newer { path: path.display().to_string(), found, known }),

@@ -38,6 +38,10 @@ impl Daemon {
         }
     }
 
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.prepared(Command::new(&self.program), arguments)
     }

@@ -77,6 +77,19 @@ fn reloaded(reload: &ReloadReport, now: Timestamp) -> String {
     format!("{ago} ago: {}{restart}", reload.changes)
 }
 
+/// A reload that is done, and what it left for a restart.
+pub(super) fn applied(report: &ReloadReport) -> String {
+    let restart = list("these keys count after a restart: ", report.needs_restart.iter().cloned());
+    let end = if restart.is_empty() { "" } else { "\n" };
+    format!("read again: {}\n{restart}{end}", report.changes)
+}
+
+/// A reload that changed nothing, and why.
+pub(super) fn refused(report: &ReloadReport) -> String {
+    let problems: String = report.problems.iter().map(|problem| format!("\n  {problem}")).collect();
+    format!("the reload is refused, devices and profiles stay as they were:{problems}")
+}
+
 fn damaged(rescue: &Rescue, now: Timestamp) -> String {
     let items = |map: &BTreeMap<String, u64>| {
         map.iter().map(|(name, n)| format!("{n} {}", name.replace('_', " "))).collect::<Vec<_>>()

@@ -64,7 +64,7 @@ mod room;
 mod rows;
 mod salvage;
 mod samples;
-mod schema;
+pub(super) mod schema;
 mod segment;
 mod stage;
 mod summary;

@@ -128,6 +128,11 @@ pub(super) const MIGRATIONS: &[&str] = &[
 ",
 ];
 
+/// The newest schema known here.
+pub(in crate::shadow) fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
 /// Opens or makes the file and brings it to the newest schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let failed = |cause: rusqlite::Error| fault(path, &cause);
@@ -138,7 +143,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     conn.busy_timeout(BUSY_MAX).map_err(failed)?;
     // Until it is known to be sound, closing it shall leave it as it is.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let known = newest();
     let found = match header::read(&conn, Mark::Telemetry, known).map_err(failed)? {
         Header::Ours(found) => found,
         Header::Newer(found) => return Err(StoreError::Newer { path: path.display().to_string(), found, known }),
