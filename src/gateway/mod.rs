@@ -14,8 +14,8 @@
 //!
 //! # While it runs
 //!
-//! SIGHUP reads devices and profiles again (`reload.rs`); the watchdog is fed by the store's answers (`heart.rs`), and the
-//! service manager is told in one line how it is (`headline.rs`).
+//! SIGHUP reads devices and profiles again (`reload.rs`); the watchdog is fed by the store's answers
+//! (`heart.rs`) as long as no part is stuck (`pulse.rs`), and the service manager is told in one line how it is (`headline.rs`).
 //!
 //! This is the only room that knows all others. It holds no rule, no SQL, no topic and no attribute.
 
@@ -26,6 +26,7 @@ mod floor;
 mod headline;
 mod heart;
 mod own;
+mod pulse;
 mod refused;
 mod reload;
 pub(crate) mod settings;
@@ -189,7 +190,8 @@ async fn start(
         let store = beating.clone();
         async move { store.tick().await }
     };
-    crew.add("timers", heart::run(beat, steps, systemd::watchdog_ping, stop));
+    let feed = heart::unless_stuck(crew.pulse(), systemd::watchdog_ping);
+    crew.add("timers", heart::run(beat, steps, feed, stop));
     crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
     let service = Arc::new(control::Service::new(config, house.clone(), floor.clone(), cloud.clone(), tables));
     crew.add("headline", headline::run(Arc::clone(&service), house.store.clone(), crew.stopping()));

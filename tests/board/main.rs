@@ -15,6 +15,7 @@
 )]
 
 mod given;
+mod harm;
 mod life;
 #[path = "../load/mod.rs"]
 mod load;
@@ -24,6 +25,7 @@ mod processes;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod service;
+mod unit;
 mod volatile;
 
 use given::Given;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::given::{Given, Kind};
+use crate::harm;
 use crate::load::checker::Broken;
 use crate::load::evidence::Evidence;
 use crate::load::floor::Conduct;
@@ -52,6 +53,9 @@ pub async fn story(given: &Given) {
     let cuts = given.cuts;
     println!("board: power: {gone} of {cuts} files that were written a moment before a cut, not flushed, are gone");
     assert!(cuts == 0 || gone > 0, "nothing unflushed was ever lost: these are no power cuts");
+    if !given.no_flush {
+        harm::story(&machine, &load, &mut random).await;
+    }
     if given.kind == Kind::Machine {
         empty_battery(&mut machine, &load, &mut random).await;
     } else {
@@ -199,7 +203,7 @@ async fn memory(machine: &Machine, rig: &Rig) {
 }
 
 /// Waits until enough was acknowledged since now, and then a random moment.
-async fn under_load(load: &Load, random: &mut fastrand::Rng) {
+pub async fn under_load(load: &Load, random: &mut fastrand::Rng) {
     let before = load.log.lock().acknowledged.len();
     let enough = || async { (load.log.lock().acknowledged.len() >= before + LOAD_MIN).then_some(()) };
     until("readings are acknowledged", 120, enough).await;

@@ -21,7 +21,7 @@ const SUITE: &str = "bookworm";
 const ROOT_SIZE: &str = "1G";
 
 /// What the package depends on and a minimal system lacks, and what the test looks with.
-const PACKAGES: &str = "systemd-sysv,udev,dbus,kmod,iproute2,adduser,procps,ca-certificates,zstd";
+const PACKAGES: &str = "systemd-sysv,udev,dbus,kmod,iproute2,adduser,procps,ca-certificates,zstd,strace";
 /// Units that only cost time here.
 const MASKED: &[&str] = &[
     "apt-daily.timer",
