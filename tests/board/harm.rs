@@ -61,7 +61,7 @@ async fn stuck_writer(machine: &Machine, load: &Load, random: &mut fastrand::Rng
         machine.sh("systemctl daemon-reload; systemctl restart floorgate").await;
         service::active(machine).await;
     }
-    under_load(load, random).await;
+    under_load(machine, load, random).await;
     let watchdog = service::show(machine, "WatchdogUSec").await;
     let pid = service::show(machine, "MainPID").await;
     let writer = machine.sh(&format!("grep -lx store /proc/{pid}/task/*/comm | cut -d/ -f5")).await.trim().to_owned();
@@ -80,13 +80,13 @@ async fn stuck_writer(machine: &Machine, load: &Load, random: &mut fastrand::Rng
         let stat = machine.sh(&format!("cut -d')' -f2 /proc/{pid}/task/{writer}/stat; cat /run/board-flush || true")).await;
         (stat.trim_start().starts_with('t') && stat.contains("sync(")).then_some(())
     };
-    until("the writer is held in a flush", 60, held).await;
+    until("the writer is held in a flush", (BACK_WITHIN * machine.kind().slowness()).as_secs(), held).await;
     let acknowledged = load.log.lock().acknowledged.len();
     // Of the others none is held, and the endpoint still welcomes whoever connects.
     let others = machine.sh(&format!("for task in /proc/{pid}/task/*; do [ ${{task##*/}} = {writer} ] || cut -d')' -f2 $task/stat; done")).await;
     let (alive, stopped) = others.lines().partition::<Vec<_>, _>(|line| line.trim_start().starts_with(['S', 'R']));
     assert!(alive.len() >= 3 && stopped.is_empty(), "only the writer is to be stuck: {others}");
-    let patience = Duration::from_secs(30) + BACK_WITHIN;
+    let patience = Duration::from_secs(30) + BACK_WITHIN * machine.kind().slowness();
     let fired = || async { (machine.sh(WATCHDOG_TIMEOUTS).await.trim().parse::<u32>().unwrap() > before).then_some(()) };
     until("the watchdog fires", patience.as_secs(), fired).await;
     // systemd has ended every other thread. A tracer is asked for leave to die; a flush that hangs in the kernel is not.
@@ -97,7 +97,7 @@ async fn stuck_writer(machine: &Machine, load: &Load, random: &mut fastrand::Rng
         alive.len(),
         took.as_secs_f64()
     );
-    under_load(load, random).await;
+    under_load(machine, load, random).await;
     let now = load.log.lock().acknowledged.len();
     assert!(now > acknowledged, "nothing is acknowledged after the restart");
     if machine.kind() == Kind::Container {
@@ -124,8 +124,8 @@ async fn crowd(machine: &Machine, load: &Load, random: &mut fastrand::Rng) {
         let said = machine.sh(&format!("cat {group}/pids.current; grep max {group}/pids.events")).await;
         (said.lines().next() == Some("64") && !said.contains("max 0")).then_some(())
     };
-    until("the service has as many tasks as it may", 60, full).await;
-    under_load(load, random).await;
+    until("the service has as many tasks as it may", (BACK_WITHIN * machine.kind().slowness()).as_secs(), full).await;
+    under_load(machine, load, random).await;
     machine.sh("floorgate status --config /etc/floorgate/floorgate.toml >/dev/null").await;
     machine.sh(&format!("for p in $(cat {group}/cgroup.procs); do [ $p = {pid} ] || kill -9 $p; done")).await;
     assert_eq!(service::show(machine, "MainPID").await, pid, "the daemon did not survive the crowd");
@@ -134,13 +134,13 @@ async fn crowd(machine: &Machine, load: &Load, random: &mut fastrand::Rng) {
 
 /// It takes more memory than it may: the kernel ends it, and systemd starts it again, with the unit's own limit.
 async fn memory(machine: &Machine, load: &Load, random: &mut fastrand::Rng) {
-    under_load(load, random).await;
+    under_load(machine, load, random).await;
     let (group, pid) = (cgroup(machine).await, service::show(machine, "MainPID").await);
     let used = machine.sh(&format!("cat {group}/memory.current")).await;
     let began = Instant::now();
     // Not to be made to leak, it gets a limit that it is above. The unit still has its own.
     let _ = machine.try_sh(&format!("echo {TOO_LITTLE} > {group}/memory.max")).await;
-    let took = back(machine, &pid, began, BACK_WITHIN).await;
+    let took = back(machine, &pid, began, BACK_WITHIN * machine.kind().slowness()).await;
     let said = machine.sh("journalctl -u floorgate -b --no-pager | grep oom-kill | tail -1").await;
     let limit = machine.sh(&format!("cat {}/memory.max", cgroup(machine).await)).await;
     assert_eq!(limit.trim().parse(), Ok(LIMITS[0].1), "the next one has the unit's limit");
@@ -150,5 +150,5 @@ async fn memory(machine: &Machine, load: &Load, random: &mut fastrand::Rng) {
         took.as_secs_f64(),
         said.trim()
     );
-    under_load(load, random).await;
+    under_load(machine, load, random).await;
 }

@@ -134,7 +134,7 @@ pub(crate) fn vm(asked: &Asked) -> Result<()> {
     let mut test = Command::new("unshare");
     test.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     // A container is a few processes; an emulated machine takes a whole one for itself.
-    let inner = cargo_test(if asked.kind == Kind::Container { 2 } else { 1 });
+    let inner = cargo_test(if asked.kind == Kind::Container { 3 } else { 1 });
     test.arg(inner.get_program()).args(inner.get_args()).current_dir(tools::root());
     for (name, value) in inner.get_envs() {
         match value {
