@@ -29,7 +29,8 @@ const CROWD: u32 = 80;
 /// All of it.
 pub async fn story(machine: &Machine, load: &Load, random: &mut fastrand::Rng) {
     stuck_writer(machine, load, random).await;
-    if machine.try_sh(&format!("test -e {}/memory.max", cgroup(machine).await)).await.is_some_and(|said| said.code == 0) {
+    if machine.try_sh(&format!("test -e {}/memory.max", cgroup(machine).await)).await.is_some_and(|said| said.code == 0)
+    {
         crowd(machine, load, random).await;
         memory(machine, load, random).await;
     } else {
@@ -77,17 +78,23 @@ async fn stuck_writer(machine: &Machine, load: &Load, random: &mut fastrand::Rng
         ))
         .await;
     let held = || async {
-        let stat = machine.sh(&format!("cut -d')' -f2 /proc/{pid}/task/{writer}/stat; cat /run/board-flush || true")).await;
+        let stat =
+            machine.sh(&format!("cut -d')' -f2 /proc/{pid}/task/{writer}/stat; cat /run/board-flush || true")).await;
         (stat.trim_start().starts_with('t') && stat.contains("sync(")).then_some(())
     };
     until("the writer is held in a flush", (BACK_WITHIN * machine.kind().slowness()).as_secs(), held).await;
     let acknowledged = load.log.lock().acknowledged.len();
     // Of the others none is held, and the endpoint still welcomes whoever connects.
-    let others = machine.sh(&format!("for task in /proc/{pid}/task/*; do [ ${{task##*/}} = {writer} ] || cut -d')' -f2 $task/stat; done")).await;
+    let others = machine
+        .sh(&format!(
+            "for task in /proc/{pid}/task/*; do [ ${{task##*/}} = {writer} ] || cut -d')' -f2 $task/stat; done"
+        ))
+        .await;
     let (alive, stopped) = others.lines().partition::<Vec<_>, _>(|line| line.trim_start().starts_with(['S', 'R']));
     assert!(alive.len() >= 3 && stopped.is_empty(), "only the writer is to be stuck: {others}");
     let patience = Duration::from_secs(30) + BACK_WITHIN * machine.kind().slowness();
-    let fired = || async { (machine.sh(WATCHDOG_TIMEOUTS).await.trim().parse::<u32>().unwrap() > before).then_some(()) };
+    let fired =
+        || async { (machine.sh(WATCHDOG_TIMEOUTS).await.trim().parse::<u32>().unwrap() > before).then_some(()) };
     until("the watchdog fires", patience.as_secs(), fired).await;
     // systemd has ended every other thread. A tracer is asked for leave to die; a flush that hangs in the kernel is not.
     machine.sh("systemctl kill --signal=KILL board-flush").await;

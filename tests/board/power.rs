@@ -203,7 +203,8 @@ async fn calm(machine: &Machine, rig: &Rig) {
         clients.push(client);
         sent += messages;
     }
-    let said = machine.sh(&format!("journalctl -u floorgate -p info -o cat --no-pager --since @{}", since.trim())).await;
+    let said =
+        machine.sh(&format!("journalctl -u floorgate -p info -o cat --no-pager --since @{}", since.trim())).await;
     let said: Vec<_> = said.lines().filter(|line| !line.starts_with("-- ")).collect();
     println!("board: a quiet day: {} lines in the journal in {} s", said.len(), QUIET_FOR.as_secs());
     assert!(said.len() <= LINES_MAX, "a quiet gateway says {said:#?}");
@@ -226,7 +227,8 @@ pub async fn under_load(machine: &Machine, load: &Load, random: &mut fastrand::R
             break;
         }
         if began.elapsed() > within {
-            let said = machine.try_sh("systemctl status floorgate -l -n 30 --no-pager; ss -tn | head -30; uptime").await;
+            let said =
+                machine.try_sh("systemctl status floorgate -l -n 30 --no-pager; ss -tn | head -30; uptime").await;
             panic!("{since} readings acknowledged within {within:?}: {said:#?}");
         }
         tokio::time::sleep(LOOK_EVERY).await;

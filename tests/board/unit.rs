@@ -53,15 +53,23 @@ async fn status_says(machine: &Machine, what: &str) -> String {
 async fn sandbox(machine: &Machine) {
     let pid = service::show(machine, "MainPID").await;
     let said = machine.sh(&format!("cat /proc/{pid}/status; stat -c 'User: %U' /proc/{pid}")).await;
-    for line in
-        ["CapInh: 0000000000000000", "CapPrm: 0000000000000000", "CapEff: 0000000000000000", "CapBnd: 0000000000000000",
-         "CapAmb: 0000000000000000", "NoNewPrivs: 1", "Seccomp: 2", "User: floorgate"]
-    {
+    for line in [
+        "CapInh: 0000000000000000",
+        "CapPrm: 0000000000000000",
+        "CapEff: 0000000000000000",
+        "CapBnd: 0000000000000000",
+        "CapAmb: 0000000000000000",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+        "User: floorgate",
+    ] {
         let said = said.replace('\t', " ");
         assert!(said.contains(line), "no `{line}` in\n{said}");
     }
     // Through its own eyes, and with root's rights: nothing can be written but its state, nobody's home is there.
-    let inside = async |script: &str| machine.try_sh(&format!("nsenter -t {pid} -m -- sh -c '{script}'")).await.expect("a shell");
+    let inside = async |script: &str| {
+        machine.try_sh(&format!("nsenter -t {pid} -m -- sh -c '{script}'")).await.expect("a shell")
+    };
     for folder in ["/etc/floorgate", "/usr", "/var", "/boot"] {
         let Said { code, text } = inside(&format!("touch {folder}/written")).await;
         assert!(code != 0 && text.contains("Read-only"), "{folder}: {text}");
@@ -69,7 +77,10 @@ async fn sandbox(machine: &Machine) {
     assert_eq!(inside("touch /var/lib/floorgate/written && rm /var/lib/floorgate/written").await.code, 0);
     assert_eq!(inside("ls -A /root /home | grep -v :").await.text.trim(), "", "homes are there");
     assert_eq!(inside("ls /dev | grep -E \"^(vd|sd|loop|mem|kmsg)\"").await.text.trim(), "", "devices are there");
-    println!("board: sandbox: no capability, {}", said.lines().find(|l| l.starts_with("Seccomp_filters")).unwrap_or("a filter"));
+    println!(
+        "board: sandbox: no capability, {}",
+        said.lines().find(|l| l.starts_with("Seccomp_filters")).unwrap_or("a filter")
+    );
 }
 
 /// Whatever the score still counts stands in the unit, with its reason.
@@ -113,13 +124,16 @@ async fn ready_means_intake(machine: &Machine, floor: SocketAddr) {
     until("it is tried again", 120, again).await;
     let ready = machine.sh("systemctl show -P ActiveState -P StatusText floorgate").await;
     assert!(!ready.contains("running"), "READY=1 without intake: {ready}");
-    let pauses = service::show(machine, "RestartUSec").await;
+    // systemd 254 and later: the pause grows with each try.
+    let (first, next) = (service::show(machine, "RestartUSec").await, service::show(machine, "RestartUSecNext").await);
+    assert!(next.is_empty() || next != first, "the pause does not grow: {next}");
+    let pauses = if next.is_empty() { format!("every {first}") } else { format!("after {first}, now after {next}") };
     machine.sh("systemctl stop board-port").await;
     service::active(machine).await;
     // Without a second try: whoever was told "ready" may connect.
     let client = Client::connect(floor, VALVE).await;
     client.publish(&format!("devices/{VALVE}/telemetry"), "{\"flow_rate_lpm\": 1}", false).await;
-    println!("board: a taken port: not READY, tried again every {pauses}; READY and heard once it was free");
+    println!("board: a taken port: not READY, tried again {pauses}; READY and heard once it was free");
 }
 
 /// SIGHUP: a new device is there without a restart; a file with an error changes nothing and is named.
@@ -130,7 +144,9 @@ async fn reload(machine: &Machine) {
         said.matches("\"device_id\"").count()
     };
     let before = devices().await;
-    machine.write("/etc/floorgate/devices.d/new.toml", "[[device]]\nid = \"NEW-001\"\ntype = \"pressure_sensor\"\n").await;
+    machine
+        .write("/etc/floorgate/devices.d/new.toml", "[[device]]\nid = \"NEW-001\"\ntype = \"pressure_sensor\"\n")
+        .await;
     machine.sh("chmod 644 /etc/floorgate/devices.d/new.toml; systemctl reload floorgate").await;
     let more = || async { (devices().await == before + 1).then_some(()) };
     until("the new device is there", 60, more).await;
@@ -147,7 +163,9 @@ async fn reload(machine: &Machine) {
     assert!(text.contains("the old configuration counts") && text.contains("worse.toml:2"), "{text}");
     assert_eq!(devices().await, before + 1, "what was attached stays so");
 
-    machine.sh("rm /etc/floorgate/devices.d/new.toml /etc/floorgate/devices.d/worse.toml; systemctl reload floorgate").await;
+    machine
+        .sh("rm /etc/floorgate/devices.d/new.toml /etc/floorgate/devices.d/worse.toml; systemctl reload floorgate")
+        .await;
     let as_before = || async { (devices().await == before).then_some(()) };
     until("the device has left", 60, as_before).await;
     let state = machine.sh("systemctl show -P MainPID -P ActiveState floorgate").await;
@@ -170,7 +188,11 @@ async fn exits(machine: &Machine) {
     let file = "/etc/floorgate/conf.d/wrong.toml";
     for (path, text, code) in [(wrong.as_str(), arguments, "64"), (file, "[gateway]\nidd = 1\n", "78")] {
         machine.write(path, text).await;
-        machine.sh(&format!("chmod 644 {path}; systemctl daemon-reload; systemctl restart floorgate && exit 1; {LOOP_SHOWS_AFTER}")).await;
+        machine
+            .sh(&format!(
+                "chmod 644 {path}; systemctl daemon-reload; systemctl restart floorgate && exit 1; {LOOP_SHOWS_AFTER}"
+            ))
+            .await;
         let state = machine.sh("systemctl show -P ExecMainStatus -P ActiveState -P NRestarts floorgate").await;
         let mut lines: Vec<_> = state.split_whitespace().collect();
         lines.sort_unstable();
@@ -192,7 +214,8 @@ async fn credentials(machine: &Machine, floor: SocketAddr) {
     machine.write("/etc/floorgate/conf.d/users.toml", named).await;
     machine.sh("chmod 600 /root/board-users; chmod 644 /etc/floorgate/conf.d/users.toml; systemctl daemon-reload; systemctl restart floorgate").await;
     let nobody = async |user: &str| {
-        let read = format!("runuser -u {user} -- cat /run/credentials/floorgate.service/users /root/board-users 2>/dev/null");
+        let read =
+            format!("runuser -u {user} -- cat /run/credentials/floorgate.service/users /root/board-users 2>/dev/null");
         machine.try_sh(&read).await.expect("a shell").text
     };
     assert_eq!(nobody("nobody").await, "", "anyone reads the credential");
