@@ -63,17 +63,27 @@ async fn answer<T>(beat: impl Future<Output = T>, steps: &impl Fn() -> u64, feed
     }
 }
 
-/// Feeds by `feed` while no part is stuck; one that is stuck is named in the log, once.
-pub(super) fn unless_stuck(pulse: Pulse, feed: impl Fn() + Send + Sync) -> impl Fn() + Send + Sync {
+/// Feeds by `feed` while no part is stuck; one that is stuck is named in the log, once. While
+/// `store_holds_up` whoever hands it something, because the disk fails or a file is rebuilt, nobody's silence counts.
+pub(super) fn unless_stuck(
+    pulse: Pulse,
+    store_holds_up: impl Fn() -> bool + Send + Sync,
+    feed: impl Fn() + Send + Sync,
+) -> impl Fn() + Send + Sync {
     let told = AtomicBool::new(false);
-    move || match pulse.stuck() {
-        None => {
-            told.store(false, Ordering::Relaxed);
-            feed();
+    move || {
+        if store_holds_up() {
+            pulse.excuse();
         }
-        Some(part) => {
-            if !told.swap(true, Ordering::Relaxed) {
-                error!("{part}; the service manager is to start floorgate again");
+        match pulse.stuck() {
+            None => {
+                told.store(false, Ordering::Relaxed);
+                feed();
+            }
+            Some(part) => {
+                if !told.swap(true, Ordering::Relaxed) {
+                    error!("{part}; the service manager is to start floorgate again");
+                }
             }
         }
     }
@@ -194,14 +204,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_link_that_is_stuck_starves_the_watchdog_although_the_writer_answers() {
         let (pulse, fed) = (Pulse::default(), Arc::new(AtomicU32::new(0)));
-        let counted = Arc::clone(&fed);
-        let feed = unless_stuck(pulse.clone(), move || {
+        let (counted, fails) = (Arc::clone(&fed), Arc::new(AtomicBool::new(false)));
+        let failing = Arc::clone(&fails);
+        let store_holds_up = move || failing.load(Ordering::Relaxed);
+        let feed = unless_stuck(pulse.clone(), store_holds_up, move || {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(|| async { Ok(()) }, || 7, feed, stop.clone()));
-        // It connects, and then waits for something that never comes.
+        // It connects, and then waits: for a disk that fails, which is no matter, and then for something that never comes.
         tokio::spawn(pulse.watch("link cloud", Some(SILENCE_MAX), std::future::pending::<()>()));
+        fails.store(true, Ordering::Relaxed);
+        tokio::time::sleep(10 * SILENCE_MAX).await;
+        assert!(fed.swap(0, Ordering::Relaxed) >= 1_800, "a disk that fails is no reason to restart");
+        fails.store(false, Ordering::Relaxed);
         tokio::time::sleep(SILENCE_MAX + Duration::from_millis(500)).await;
         let before = fed.load(Ordering::Relaxed);
         assert!(before >= 180, "{before}");

@@ -36,6 +36,7 @@ pub use reload::Reread;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use floorgate_model::{DeviceId, Profile};
@@ -190,7 +191,13 @@ async fn start(
         let store = beating.clone();
         async move { store.tick().await }
     };
-    let feed = heart::unless_stuck(crew.pulse(), systemd::watchdog_ping);
+    let (health, seen) = (house.store.health(), AtomicU64::new(steps()));
+    let store_holds_up = move || {
+        let (health, now) = (health.borrow(), steps());
+        let rebuilds = seen.swap(now, Ordering::Relaxed) != now;
+        rebuilds || !(health.ok && health.takes_readings && health.takes_reports)
+    };
+    let feed = heart::unless_stuck(crew.pulse(), store_holds_up, systemd::watchdog_ping);
     crew.add("timers", heart::run(beat, steps, feed, stop));
     crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
     let service = Arc::new(control::Service::new(config, house.clone(), floor.clone(), cloud.clone(), tables));

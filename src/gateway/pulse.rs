@@ -7,7 +7,8 @@
 //! * if it is a link, which has timers of its own: when it has not been polled for [`link_silence_max`]: it waits for
 //!   something that will never come.
 //!
-//! A link that is down is not stuck: it keeps trying. What a part has spawned by itself is not seen here. Monotonic time,
+//! A link that is down is not stuck: it keeps trying. Nor is one that waits for a disk that fails or a file that is rebuilt ([`Pulse::excuse`]): what its
+//! broker hands over stays unread until the store takes it again, hours later perhaps. What a part has spawned by itself is not seen here. Monotonic time,
 //! which stands still while the machine sleeps; a look costs two atomic loads a part, a poll two stores.
 
 use std::future::Future;
@@ -23,10 +24,12 @@ use crate::mqtt::link::REFUSED_RETRY;
 
 /// A poll takes microseconds; one that waits for the disk of a dying card, or for its turn on a busy machine, is not this long.
 pub(super) const POLL_MAX: Duration = Duration::from_secs(10);
+/// Pings that a link may fail to send.
+pub(super) const PINGS_MISSED_MAX: u32 = 2;
 
 /// A link pings its broker each `keep_alive`, and its longest other wait is that of a refused subscription.
 pub(super) fn link_silence_max(keep_alive: Duration) -> Duration {
-    2 * keep_alive + REFUSED_RETRY
+    PINGS_MISSED_MAX * keep_alive + REFUSED_RETRY
 }
 
 /// The marks of all parts. Cheap to clone; all clones see the same.
@@ -67,6 +70,13 @@ impl Pulse {
         marks.retain(|mark| mark.ended.load(Ordering::Relaxed) == 0);
         marks.push(Arc::clone(&mark));
         Watched { task: Box::pin(task), mark, pulse: self.clone() }
+    }
+
+    /// Whoever does nothing has a reason; the time that it may do nothing begins anew.
+    pub(super) fn excuse(&self) {
+        let now = self.now();
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.iter().for_each(|mark| mark.left.store(now, Ordering::Relaxed));
     }
 
     /// The first part that is stuck, and how.
@@ -137,6 +147,11 @@ mod tests {
         assert_eq!(pulse.stuck(), None);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(pulse.stuck().as_deref(), Some("`link cloud` has not moved for 181 s"));
+        // It waits for the disk: not before that works again is it looked at anew.
+        pulse.excuse();
+        assert_eq!(pulse.stuck(), None);
+        tokio::time::sleep(SILENCE_MAX + Duration::from_secs(1)).await;
+        assert!(pulse.stuck().is_some());
         // One that has ended is nobody's business any more.
         paced.abort();
         let _ = paced.await;
