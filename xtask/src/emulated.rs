@@ -1,4 +1,4 @@
-//! ARM programs under emulation: `cargo xtask emulated [TARGET…]`.
+//! ARM programs under emulation: `cargo xtask emulated [--no-run] [TARGET…]`.
 //!
 //! For each target, with its own compiler, C library and word length:
 //!
@@ -43,20 +43,53 @@ struct Programs {
     daemon: Option<PathBuf>,
 }
 
-/// Runs everything for these targets, or for all.
-pub(crate) fn emulated(names: &[String]) -> Result<()> {
-    let platforms: Vec<&Platform> = if names.is_empty() {
-        platform::ALL.iter().filter(|platform| platform.emulated.is_some()).collect()
-    } else {
-        names.iter().map(|name| Platform::named(name)).collect::<Result<_>>()?
-    };
-    for platform in platforms {
-        let emulation = platform.emulated.as_ref();
-        let emulation = emulation.with_context(|| format!("{} needs no emulation here", platform.target))?;
+/// What `cargo xtask emulated` was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    platforms: Vec<(&'static Platform, &'static Emulation)>,
+    no_run: bool,
+}
+
+impl Asked {
+    /// From the command line: targets, or none for all.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        let (options, names): (Vec<&String>, Vec<&String>) =
+            arguments.iter().partition(|argument| argument.starts_with('-'));
+        if let Some(other) = options.iter().find(|option| **option != "--no-run") {
+            bail!("emulated knows --no-run, not {other}");
+        }
+        let emulated = |platform: &'static Platform| platform.emulated.as_ref().map(|emulation| (platform, emulation));
+        let platforms = if names.is_empty() {
+            platform::ALL.iter().filter_map(emulated).collect()
+        } else {
+            let one = |name: &&String| {
+                let platform = Platform::named(name)?;
+                emulated(platform).with_context(|| format!("{} needs no emulation here", platform.target))
+            };
+            names.iter().map(one).collect::<Result<_>>()?
+        };
+        Ok(Self { platforms, no_run: !options.is_empty() })
+    }
+}
+
+/// Runs everything for these targets.
+///
+/// With `--no-run` it only builds: that wants processors, while other suites mostly wait.
+///
+/// # Errors
+/// If something is missing and cannot be installed, does not build, or fails.
+pub(crate) fn emulated(asked: &Asked) -> Result<()> {
+    for (platform, emulation) in &asked.platforms {
         emulation.need()?;
         let started = Instant::now();
         let programs = build(platform)?;
         println!("{}: built in {} s", platform.target, started.elapsed().as_secs());
+        if asked.no_run {
+            continue;
+        }
         unit_tests(platform, emulation, &programs)?;
         demo(platform, emulation, &programs)?;
     }
@@ -144,6 +177,18 @@ fn through_qemu(emulation: &Emulation, program: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_targets_are_meant_unless_some_are_named() -> Result<()> {
+        let parse = |line: &str| Asked::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(parse("")?.platforms.len(), 2);
+        let one = parse("--no-run armhf")?;
+        assert_eq!((one.platforms.len(), one.no_run), (1, true));
+        assert_eq!(one.platforms[0].0.target, "armv7-unknown-linux-gnueabihf");
+        assert!(parse("amd64").is_err(), "this machine's own programs need no emulation");
+        assert!(parse("riscv64").is_err() && parse("--fast").is_err());
+        Ok(())
+    }
 
     #[test]
     fn the_programs_are_those_that_cargo_names() {

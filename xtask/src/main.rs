@@ -40,7 +40,8 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
   cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
   deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
   reproducible TARGET   the release binary built twice, in two folders: the same bytes
-  emulated [TARGET…]    the unit tests and the demo's scenarios as ARM programs under qemu
+  emulated [--no-run] [TARGET…]
+                        the unit tests and the demo's scenarios as ARM programs under qemu; --no-run only builds them
   deny                  licences, sources, banned crates and advisories (cargo-deny)
   lines                 lines of code and of tests for each module
 ";
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
         "cross" => one("TARGET").and_then(cross::cross),
         "deb" => one("ARCHITECTURE").and_then(package::deb),
         "reproducible" => one("TARGET").and_then(cross::reproducible),
-        "emulated" => emulated::emulated(rest),
+        "emulated" => emulated::Asked::parse(rest).and_then(|asked| emulated::emulated(&asked)),
         "deny" => chores::deny(),
         "lines" => chores::lines(),
         _ => {

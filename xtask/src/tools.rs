@@ -1,6 +1,7 @@
 //! Running commands, and finding or installing the tools that are not Rust's.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -94,6 +95,9 @@ fn install(what_for: &str, package: &str) -> Result<()> {
     if !is_there("apt-get") {
         return Ok(());
     }
+    // Steps run side by side, and apt does not wait for another apt's lists.
+    let turn = File::create(target().join("apt.lock"))?;
+    turn.lock().context("cannot wait for another installation")?;
     eprintln!("installing the Debian package {package} for {what_for}");
     let quiet = |arguments: &[&str]| {
         let mut command = Command::new("apt-get");
