@@ -121,7 +121,7 @@ async fn upgrade_and_back(machine: &Machine, old: &str, new: &str) {
 /// Nothing is left but what the administrator and apt wrote.
 async fn purge(machine: &Machine) {
     machine
-        .sh("rm -r /etc/systemd/system/floorgate.service.d; DEBIAN_FRONTEND=noninteractive apt purge -y floorgate")
+        .sh("rm -r /etc/systemd/system/floorgate.service.*; DEBIAN_FRONTEND=noninteractive apt purge -y floorgate")
         .await;
     let left = machine
         .sh("find / -xdev -name '*floorgate*' -not -path '/packages/*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/tmp/systemd-*' -not -path '/var/tmp/systemd-*'")

@@ -14,8 +14,8 @@ pub const CONFIG: &str = "/etc/floorgate/floorgate.toml";
 const ACTIVE_WITHIN_SECONDS: u32 = 60;
 /// The endpoint listens on the guest's loopback; this brings it to where the host's port is forwarded. It comes and goes with
 /// the daemon, as the endpoint's own port does: asked hundreds of times while nobody is behind it, `systemd-socket-proxyd`
-/// stops taking connections.
-const FLOOR_SOCKET: &str = "[Unit]\nBindsTo=floorgate.service\nAfter=floorgate.service\n[Socket]\nListenStream=1884\n\
+/// stops taking connections. Not before sockets.target, which the daemon itself comes after.
+const FLOOR_SOCKET: &str = "[Unit]\nDefaultDependencies=no\nBindsTo=floorgate.service\nAfter=floorgate.service\n[Socket]\nListenStream=1884\n\
      [Install]\nWantedBy=floorgate.service\n";
 const FLOOR_SERVICE: &str = "[Unit]\nBindsTo=floorgate.service\nAfter=floorgate.service\n\
      [Service]\nExecStart=/lib/systemd/systemd-socket-proxyd 127.0.0.1:1883\n";
