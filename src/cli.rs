@@ -5,7 +5,7 @@
 //! | 0 | done; for `send`: the command succeeded |
 //! | 1 | it failed: no daemon, a refused query, a command that did not succeed |
 //! | 64 | the arguments cannot be understood |
-//! | 78 | the configuration cannot be used |
+//! | 78 | the configuration cannot be used; also by the service alone, or because a sandbox keeps `state_dir` read-only |
 //!
 //! `run`, `check`, `provision` and `doctor` read the whole configuration. All others talk to a running daemon over its control
 //! socket and read only where that is, so that they work without the daemon's certificates and environment. Answers go
@@ -20,6 +20,7 @@ mod arguments;
 mod ask;
 mod daemon;
 mod doctor;
+mod place;
 mod table;
 pub(crate) mod words;
 
@@ -138,8 +139,14 @@ pub fn main() -> ExitCode {
 fn perform(arguments: Arguments, environment: &Environment) -> Result<(), CliError> {
     let Arguments { config, json, task } = arguments;
     match task {
-        Task::Run { log_level } => daemon::run(&config, environment, log_level.as_deref()),
-        Task::Check => daemon::check(&config, environment, json),
+        Task::Run { log_level } => {
+            place::writable(&config, environment)?;
+            daemon::run(&config, environment, log_level.as_deref())
+        }
+        Task::Check => {
+            daemon::check(&config, environment, json)?;
+            place::readable_by_the_service(&config, environment)
+        }
         Task::Provision => daemon::provision(&config, environment, json),
         Task::Doctor => doctor::doctor(&config, environment, json),
         Task::Status => ask::status(&config, environment, json),

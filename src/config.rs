@@ -14,7 +14,7 @@
 //! * All problems are reported together, each with file, line, key, value and what is allowed; a file that is not TOML
 //!   ends the search after the syntax of all files.
 //! * A key nobody knows is a problem, with the nearest known key.
-//! * Secrets are shown by nothing: not by `Debug`, not by [`Config::effective`].
+//! * Secrets are shown by nothing: not by `Debug`, not by [`Config::effective`], not by a problem that quotes a value.
 //!
 //! # Limits
 //!
@@ -32,10 +32,12 @@ mod effective;
 mod environment;
 mod files;
 mod link;
+mod named;
 mod problem;
 mod quantity;
 mod reload;
 mod section;
+mod shown;
 mod tree;
 mod types;
 
@@ -47,6 +49,7 @@ use floorgate_model::GatewayId;
 
 pub use device::{DEVICES_MAX, SAMPLE_RATE_SECONDS};
 pub use environment::{Environment, VARIABLES};
+pub use files::being_read;
 pub use link::{CONNECTIONS, KEEP_ALIVE, LISTEN, PACKETS_PER_SECOND};
 pub use problem::{ConfigErrors, Problem};
 pub use reload::Changes;
@@ -72,7 +75,9 @@ pub const STATE_INTERVAL: Duration = Duration::from_secs(10);
 /// Where the state is without a word from anyone, relative to the working folder.
 const STATE_DIR: &str = "floorgate-data";
 /// Where a packaged service keeps it; clients look there too.
-const SERVICE_STATE_DIR: &str = "/var/lib/floorgate";
+pub const SERVICE_STATE_DIR: &str = "/var/lib/floorgate";
+/// Folders beside the main file that are read with it.
+const BESIDE: [&str; 3] = ["conf.d", "devices.d", "profiles.d"];
 
 impl Config {
     /// Reads and checks everything.
@@ -99,12 +104,12 @@ impl Config {
 /// The folders in which the daemon of this configuration may keep its state, likeliest first.
 ///
 /// For clients of a running daemon: nothing but the folder is read, so that they need neither its certificates nor its
-/// environment.
+/// environment. `devices.d` holds no such key, and is not looked at.
 ///
 /// # Errors
 /// [`ConfigErrors`] if a file cannot be read or is not TOML.
 pub fn state_dirs(file: &Path, environment: &Environment) -> Result<Vec<PathBuf>, ConfigErrors> {
-    let root = read_tree(file).map_err(ConfigErrors::new)?;
+    let root = read_settings(file).map_err(ConfigErrors::new)?;
     let problems = Problems::default();
     let folder = Folder::of(file);
     if let Some(dir) = configured_state_dir(&Section::root(&root, file, &problems), &folder) {
@@ -232,18 +237,31 @@ fn sync(root: &Section<'_>) -> SyncConfig {
 
 // ---- files ------------------------------------------------------------------------------------------------------
 
+/// The main file and `conf.d` as one tree.
+fn read_settings(file: &Path) -> Result<Table, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let root = settings(file, &mut problems)?;
+    if problems.is_empty() { Ok(root) } else { Err(problems) }
+}
+
+/// The same, with what is wrong apart; an error if there is no main file.
+fn settings(file: &Path, problems: &mut Vec<Problem>) -> Result<Table, Vec<Problem>> {
+    let mut root = Table::new();
+    let main = read_text(file, problems);
+    let text = main.ok_or_else(|| std::mem::take(problems))?;
+    tree::merge(&mut root, tree::parse(file, &text, problems));
+    for path in drop_ins(file, "conf.d", problems) {
+        if let Some(text) = read_text(&path, problems) {
+            tree::merge(&mut root, tree::parse(&path, &text, problems));
+        }
+    }
+    Ok(root)
+}
+
 /// The main file and its drop-ins as one tree.
 fn read_tree(file: &Path) -> Result<Table, Vec<Problem>> {
     let mut problems = Vec::new();
-    let mut root = Table::new();
-    let main = read_text(file, &mut problems);
-    let text = main.ok_or_else(|| std::mem::take(&mut problems))?;
-    tree::merge(&mut root, tree::parse(file, &text, &mut problems));
-    for path in drop_ins(file, "conf.d", &mut problems) {
-        if let Some(text) = read_text(&path, &mut problems) {
-            tree::merge(&mut root, tree::parse(&path, &text, &mut problems));
-        }
-    }
+    let mut root = settings(file, &mut problems)?;
     for path in drop_ins(file, "devices.d", &mut problems) {
         if let Some(text) = read_text(&path, &mut problems) {
             let mut table = tree::parse(&path, &text, &mut problems);

@@ -4,6 +4,10 @@
 //! `device_id` is `DEVICE_ID=`, so `journalctl DEVICE_ID=SENSOR-LINE7-PRESS-001` finds them. Entries are sent as
 //! blocking datagrams, which is fine for some thousand a second; nothing here logs a line for each message.
 //!
+//! `MESSAGE=` says by itself what is wrong, as a text line does: the fields follow the text as `name=value`, because
+//! `journalctl -u floorgate` shows nothing else. It is one line ([`MESSAGE_MAX`]) whatever devices, brokers and files say: a
+//! value with anything but plain characters stands in quotes, a line's end in it as `\n`. The fields hold all of it.
+//!
 //! The same warning again is held back for a minute and counted (`logging/repeats.rs`).
 
 mod repeats;
@@ -25,6 +29,10 @@ pub use repeats::{LINES_MAX, TOLD_EVERY};
 
 /// What is logged unless told: `info`, and only warnings of the crates underneath.
 pub const DEFAULT_FILTER: &str = "warn,floorgate=info";
+/// Characters of a journal line, its fields included; what is cut off is in the entry's own fields.
+pub const MESSAGE_MAX: usize = 1_024;
+/// Characters of one field's value in it.
+pub const VALUE_MAX: usize = 256;
 /// The name under which the journal knows the lines.
 const IDENTIFIER: &str = "floorgate";
 
@@ -117,6 +125,34 @@ impl Fields {
     }
 }
 
+/// The line that people read: the text and all fields.
+impl fmt::Display for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let blank = |c: char| if c.is_control() { ' ' } else { c };
+        let mut line: String = self.message.chars().map(blank).take(MESSAGE_MAX + 1).collect();
+        for (name, value) in self.pairs.iter().filter(|(name, _)| is_own(name)) {
+            line.push_str(&format!("{}{name}={}", if line.is_empty() { "" } else { " " }, shown(value)));
+        }
+        match line.char_indices().nth(MESSAGE_MAX) {
+            None => f.write_str(&line),
+            Some((end, _)) => write!(f, "{}…", line.get(..end).unwrap_or_default()),
+        }
+    }
+}
+
+/// A value as a line shows it: as it is if it is one word of plain characters, else in quotes.
+fn shown(value: &str) -> String {
+    let short: String = value.chars().take(VALUE_MAX).collect();
+    let cut = if short.len() < value.len() { "…" } else { "" };
+    let plain = |c: char| !c.is_control() && !c.is_whitespace() && !matches!(c, '"' | '=' | '\\');
+    if !short.is_empty() && short.chars().all(plain) { format!("{short}{cut}") } else { format!("{short:?}{cut}") }
+}
+
+/// `log.*` are the bridge's own notes on records of the log crate.
+fn is_own(name: &str) -> bool {
+    !name.starts_with("log.")
+}
+
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
@@ -134,8 +170,7 @@ impl Visit for Fields {
 impl kv::Source for Fields {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn kv::VisitSource<'kvs>) -> Result<(), kv::Error> {
         for (name, value) in &self.pairs {
-            // `log.*` are the bridge's own notes on records of the log crate.
-            if !name.starts_with("log.") {
+            if is_own(name) {
                 visitor.visit_pair(kv::Key::from_str(name), kv::Value::from(value.as_str()))?;
             }
         }
@@ -187,11 +222,10 @@ impl JournalLayer {
         source: (Option<&str>, Option<&str>, Option<u32>),
         fields: &Fields,
     ) {
-        let message = &fields.message;
         let mut record = log::Record::builder();
         record.level(level).target(target).module_path(source.0).file(source.1).line(source.2).key_values(fields);
         // A journal that does not listen must not stop a gateway.
-        let _ = self.log.journal_send(&record.args(format_args!("{message}")).build());
+        let _ = self.log.journal_send(&record.args(format_args!("{fields}")).build());
     }
 }
 
@@ -243,5 +277,58 @@ mod tests {
         assert_eq!(fields.message, "taken");
         let pairs: Vec<_> = fields.pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
         assert_eq!(pairs, [("device_id", "A-1"), ("latency_ms", "7"), ("reason", "Some(1)")]);
+    }
+
+    /// The lines that some events become.
+    fn lines(events: impl FnOnce()) -> Vec<String> {
+        let gathered = Gathered::default();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(gathered.clone()), events);
+        let fields = gathered.0.lock().unwrap();
+        fields.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_line_of_the_journal_says_what_is_wrong_by_itself() {
+        let lines = lines(|| {
+            let error = std::io::Error::other("connection refused");
+            tracing::warn!(%error, table = "iot-devices", waiting = 3, "the table did not take it");
+            tracing::info!(device_id = "A-1", status = "failed", reason = "NO_RESPONSE", "command ended");
+            tracing::info!("nothing more");
+        });
+        assert_eq!(
+            lines,
+            [
+                "the table did not take it error=\"connection refused\" table=iot-devices waiting=3",
+                "command ended device_id=A-1 status=failed reason=NO_RESPONSE",
+                "nothing more",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_that_others_say_makes_a_second_line_or_a_field() {
+        let evil = "x\nNov 23 gw floorgate[1]: command ended device_id=\"B\"\u{1b}[31m\u{2028}";
+        let lines = lines(|| tracing::warn!(cause = evil, "refused: {evil}"));
+        assert!(!lines[0].chars().any(|c| c.is_control() || c == '\n'), "{lines:?}");
+        let value = lines[0].split_once(" cause=").unwrap().1;
+        assert!(value.starts_with("\"x\\nNov 23") && value.contains("device_id=\\\"B\\\""), "{value}");
+    }
+
+    #[test]
+    fn a_line_is_cut_short_and_the_fields_are_not() {
+        let long = "é".repeat(10_000);
+        let gathered = Gathered::default();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(gathered.clone()), || {
+            tracing::warn!(cause = long, a = long, b = long, c = long, d = long, e = long, "refused");
+            tracing::warn!("{long}");
+            tracing::warn!(cause = long, "refused");
+        });
+        let fields = gathered.0.lock().unwrap();
+        for fields in fields.iter().take(2) {
+            let line = fields.to_string();
+            assert_eq!((line.chars().count(), line.chars().last()), (MESSAGE_MAX + 1, Some('…')));
+        }
+        assert_eq!(fields[2].to_string().chars().count(), "refused cause=…".chars().count() + VALUE_MAX);
+        assert_eq!(fields[0].pairs[0].1, long);
     }
 }

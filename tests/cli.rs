@@ -106,3 +106,81 @@ fn a_reader_that_leaves_is_no_panic() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// A folder with a `systemctl` that describes the service of this configuration as it is told.
+fn systemd_says(file: &str, user: &str, more: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = format!(
+        "LoadState=loaded\nUser={user}\nExecStart={{ path=/usr/bin/floorgate ; argv[]=/usr/bin/floorgate run --config {file} ; }}\n{more}"
+    );
+    let path = folder.path().join("systemctl");
+    std::fs::write(&path, format!("#!/bin/sh\nprintf '%s\\n' '{lines}'\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
+#[test]
+fn check_is_red_when_whoever_asks_may_read_a_key_and_the_service_may_not() {
+    let (folder, file) = config("");
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = folder.path().join("key.pem");
+    std::fs::write(folder.path().join("cert.pem"), pair.cert.pem()).unwrap();
+    std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+    std::fs::write(&file, format!("{GOOD}[floor.tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n")).unwrap();
+    mode(folder.path(), 0o755);
+    let systemd = systemd_says(&file, "nobody", "");
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_floorgate"));
+        command.args(["check", "--config", &file]).env_clear().env("PATH", systemd.path()).output().unwrap()
+    };
+    mode(&key, 0o600);
+    let output = check();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{told}");
+    assert!(told.contains("the service's user `nobody` cannot read") && told.contains("key.pem: owner "), "{told}");
+    assert!(told.contains("chmod g+r") && !told.contains("cert.pem"), "{told}");
+    mode(&key, 0o644);
+    assert_eq!(check().status.code(), Some(0));
+    mode(folder.path(), 0o700);
+    let told = String::from_utf8_lossy(&check().stderr).into_owned();
+    assert!(told.contains("its folder `"), "{told}");
+}
+
+#[test]
+fn a_password_in_an_address_is_printed_by_nothing() {
+    let (_folder, file) =
+        config(&format!("{GOOD}[cloud]\nurl = \"mqtt://user:topsecret@host\"\npassword = \"topsecret\"\n"));
+    for arguments in [&["check"] as &[&str], &["check", "--json"], &["doctor"], &["doctor", "--json"], &["run"]] {
+        let output = floorgate(&[arguments, &["--config", &file]].concat());
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}");
+        let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert!(told.contains("mqtt://…@host") && !told.contains("topsecret"), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
+fn a_state_folder_that_a_sandbox_keeps_read_only_ends_with_78_and_what_to_do() {
+    let allowed = Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
+    if !allowed {
+        eprintln!("not shown: needs the right to `unshare --mount`");
+        return;
+    }
+    let (folder, file) = config(GOOD);
+    let place = folder.path().display();
+    for there in [false, true] {
+        if there {
+            std::fs::create_dir(folder.path().join("state")).unwrap();
+        }
+        let script = format!("mount --bind {place} {place} && mount -o remount,bind,ro {place} && exec \"$@\"");
+        let mut sandbox = Command::new("timeout");
+        sandbox.args(["20", "unshare", "--mount", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_floorgate")]);
+        let output = sandbox.args(["run", "--config", &file]).stdin(Stdio::null()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{told}");
+        assert!(told.contains("is mounted read-only here") && told.contains("ReadWritePaths="), "{told}");
+        assert_eq!(told.contains("is not there and cannot be made"), !there, "{told}");
+    }
+}

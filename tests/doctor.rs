@@ -291,3 +291,40 @@ async fn expired_foreign_and_mixed_up_certificates_are_each_told() {
     given(&plant.pem, &(good.0.clone(), other.issue("GW-1", 4000).1));
     doctor(folder.path(), &toml, &[]).await.has("certificate", "fail", "does not belong to");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_never_ends_to_be_read_is_named_within_ten_seconds_and_the_rest_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("ca.pem");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let toml = "[cloud]\nurl = \"mqtts://localhost:1\"\nca = \"ca.pem\"\n";
+    let told = doctor(folder.path(), toml, &[]).await;
+    assert!(told.took < Duration::from_secs(10), "{:?}", told.took);
+    assert_eq!(told.exit, Some(78));
+    told.has("configuration", "fail", "ca.pem: cannot be read within 4 s");
+    told.has("cloud_broker", "skipped", "configuration");
+    assert!(told.all("clock").len() == 1 && told.all("disk_space").len() == 1, "{:#?}", told.checks);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_has_failed_makes_the_doctor_fail() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("floorgate.toml");
+    let systemd = |state: &str| {
+        let path = folder.path().join("systemctl");
+        let lines =
+            format!("LoadState=loaded\nExecStart={{ argv[]=floorgate run --config {} ; }}\n{state}", file.display());
+        std::fs::write(&path, format!("#!/bin/sh\nprintf '%s\\n' '{lines}'\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let path = folder.path().display().to_string();
+    let environment = [("PATH", path.as_str())];
+    systemd("ActiveState=failed\nUnitFileState=enabled\nResult=exit-code\nExecMainStatus=78");
+    let told = doctor(folder.path(), "", &environment).await;
+    told.has("daemon", "fail", "its configuration cannot be used as the service sees it (exit 78)");
+    assert_eq!(told.exit, Some(1));
+    systemd("ActiveState=inactive\nUnitFileState=disabled");
+    let told = doctor(folder.path(), "", &environment).await;
+    told.has("daemon", "warn", "does not run");
+    assert_eq!(told.exit, Some(0));
+}

@@ -98,6 +98,10 @@ async fn device_command_and_reason_are_fields_of_the_journals_entries() {
     let command = found("the command", Box::new(move |entry| entry.get("COMMAND_ID") == Some(&id))).await;
     assert_eq!(command["DEVICE_ID"], offline);
     assert_eq!(command["REASON"], outcome["reason"].as_str().unwrap());
+    // What people see says it as well.
+    let says = |text: String| assert!(command["MESSAGE"].contains(&text), "{text}: {command:#?}");
+    says(format!(" reason={}", command["REASON"]));
+    says(format!(" device_id={offline}"));
     assert_eq!(command["SYSLOG_IDENTIFIER"], "floorgate");
     assert!(["4", "6"].contains(&command["PRIORITY"].as_str()) || command["PRIORITY"] == "5", "{command:#?}");
     let id = device.id().to_owned();

@@ -1,14 +1,21 @@
 //! The acts: what a newcomer should see happen, each with its check.
+//!
+//! What is read is read, and what is sent is sent, through the tools by MCP, as an agent of an operator or a senior operator
+//! would. Beside them stand only: the devices' own logs, by which the acts judge from outside; the daemon's `status`, which
+//! is a technician's; and [`crate::seed_tool`], for what no tool of today does: commands that are late by their own word,
+//! that come twice, or whose success the table was told in advance.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use crate::devices::{PRESSURE, TEMPERATURE, VALVE, VIBRATION, now, seed};
+use crate::devices::{PRESSURE, VIBRATION, seed};
 use crate::stage::Stage;
 
+mod commands;
+mod guards;
 mod outage;
 
 /// How long the upstream link is cut.
@@ -19,7 +26,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Plays every act; answers how many did not end as they should.
 pub async fn play(stage: &Stage) -> usize {
-    play_some(stage, &[1, 2, 3, 4, 5, 6, 7]).await
+    play_some(stage, &[1, 2, 3, 4, 5, 6, 7, 8]).await
 }
 
 /// Plays the acts of these numbers, in their order; answers how many did not end as they should.
@@ -49,14 +56,15 @@ pub async fn play_some(stage: &Stage, wanted: &[u8]) -> usize {
         };
     }
     act!("Act 1: readings arrive, and a pressure above its threshold shows as a warning", telemetry(stage));
-    act!("Act 2: a recalibration, sent as the agent would", recalibration(stage));
-    act!("Act 3: commands that fail are undone", undone(stage));
-    act!("Act 4: a stale command is refused", stale(stage));
-    act!("Act 5: a command delivered three times is executed once", duplicate(stage));
+    act!("Act 2: a recalibration, by an operator's agent", commands::recalibration(stage));
+    act!("Act 3: a command that fails is told as failed, and what was claimed is undone", commands::failed(stage));
+    act!("Act 4: a stale command is refused", commands::stale(stage));
+    act!("Act 5: a command delivered three times is executed once", commands::duplicate(stage));
     act!("Act 6: a sensor falls silent and returns", silence(stage));
     act!("Act 7: the upstream link is cut for 20 s, and nothing is lost", outage::play(stage));
+    act!("Act 8: what an agent may not do", guards::play(stage));
     if failed.is_empty() {
-        let all = if wanted.len() == 7 { "seven".to_owned() } else { wanted.len().to_string() };
+        let all = if wanted.len() == 8 { "eight".to_owned() } else { wanted.len().to_string() };
         stage.view.say(&format!("All {all} acts ended as they should."));
     } else {
         let (played, which) = (wanted.len(), failed.join("; "));
@@ -68,93 +76,35 @@ pub async fn play_some(stage: &Stage, wanted: &[u8]) -> usize {
 async fn telemetry(stage: &Stage) -> Result<()> {
     let current = async || {
         for spec in seed() {
-            let item = stage.item(spec.id).await?;
-            if spec.metrics.iter().any(|metric| !item["last_telemetry"][metric.name].is_string()) {
+            let told = stage.told(spec.id).await?;
+            if spec.metrics.iter().any(|metric| !told["last_telemetry"][metric.name].is_string()) {
                 return Ok(None);
             }
         }
         Ok(Some(()))
     };
-    stage.until("the table has readings of all five devices", MINUTE, current).await?;
-    stage.view.say("All five devices are in the table with their newest readings.");
+    stage.until("the tools tell readings of all five devices", MINUTE, current).await?;
+    let listed = stage.tools.operator.call("list_devices", json!({"location": "factory-floor-1/*"})).await?.told()?;
+    let listed: Vec<_> =
+        listed["devices"].as_array().into_iter().flatten().map(|told| told["device_id"].clone()).collect();
+    let missing = seed()
+        .into_iter()
+        .find(|spec| spec.location.starts_with("factory-floor-1/") && !listed.contains(&json!(spec.id)));
+    ensure!(missing.is_none(), "list_devices tells {listed:?} of floor 1");
+    stage
+        .view
+        .say("get_device_status tells the newest readings of all five devices, list_devices what stands on floor 1.");
     let pressure = stage.device(PRESSURE)?;
     pressure.surge(true);
     stage.view.say("The pressure on line 7 rises above its alert threshold of 150 psi.");
     let warned = stage.until_status(PRESSURE, "warning", MINUTE).await;
     pressure.surge(false);
     warned?;
-    let item = stage.item(PRESSURE).await?;
-    stage
-        .view
-        .say(&format!("The table says warning: {}.", item["status_reason"].as_str().unwrap_or("no reason given")));
-    Ok(())
-}
-
-async fn recalibration(stage: &Stage) -> Result<()> {
-    stage.view.say("First the pressure has to come down and stay there for 15 s; then the warning ends.");
-    stage.until_status(PRESSURE, "online", MINUTE * 2).await?;
-    let sent = stage.send(PRESSURE, "recalibrate", json!({}), now()).await?;
-    let record = stage.outcome(&sent, "succeeded", OUTCOME).await?;
-    let id = record["command_id"].as_str().context("the result has no command_id")?;
-    let executions = stage.device(PRESSURE)?.log().executions(id);
-    ensure!(executions == 1, "the sensor executed it {executions} times");
-    stage.undone(PRESSURE).await?;
-    stage.view.say("The sensor did it once; the result came back, and the table shows the new calibration date.");
-    Ok(())
-}
-
-async fn undone(stage: &Stage) -> Result<()> {
-    let sent = stage.send(TEMPERATURE, "recalibrate", json!({}), now()).await?;
-    let date = &stage.item(TEMPERATURE).await?["configuration"]["calibration_date"];
-    stage
-        .view
-        .say(&format!("For now the table claims that it was calibrated on {date}. The sensor sees it otherwise."));
-    let record = stage.outcome(&sent, "failed", OUTCOME).await?;
-    ensure!(record["reason"] == "DEVICE_ERROR", "the reason is {} instead of DEVICE_ERROR", record["reason"]);
-    stage.undone(TEMPERATURE).await?;
-    let date = &stage.item(TEMPERATURE).await?["configuration"]["calibration_date"];
-    stage.view.say(&format!("It refused ({}); the table says {date} again, as the sensor does.", record["message"]));
-
-    let before = stage.device(VALVE)?.log();
-    let sent = stage.send(VALVE, "update_config", json!({"emergency_shutoff": "disabled"}), now()).await?;
-    let record = stage.outcome(&sent, "rejected", OUTCOME).await?;
-    ensure!(record["reason"] == "INVALID_PARAMETERS", "the reason is {}", record["reason"]);
-    stage.undone(VALVE).await?;
-    ensure!(stage.device(VALVE)?.log().executed == before.executed, "the valve executed something");
-    stage
-        .view
-        .say("No command may switch off the emergency shut-off: rejected at the edge, and the table says enabled.");
-    Ok(())
-}
-
-async fn stale(stage: &Stage) -> Result<()> {
-    let before = stage.device(VALVE)?.log();
-    let ten_minutes_ago = now().saturating_sub(MINUTE * 10);
-    stage.view.say("A reboot that was asked for ten minutes ago arrives only now.");
-    let sent = stage.send(VALVE, "reboot", json!({}), ten_minutes_ago).await?;
-    stage.outcome(&sent, "expired", OUTCOME).await?;
-    let after = stage.device(VALVE)?.log();
-    ensure!(after.executed == before.executed && after.boot_count == before.boot_count, "the valve executed it");
-    stage.until_status(VALVE, "online", OUTCOME).await?;
-    stage.view.say("It is too old: expired, and the valve never heard of it.");
-    Ok(())
-}
-
-async fn duplicate(stage: &Stage) -> Result<()> {
-    let before = stage.device(VALVE)?.log().boot_count;
-    let sent = stage.send(VALVE, "reboot", json!({}), now()).await?;
-    stage.agent.publish(&sent).await;
-    let record = stage.outcome(&sent, "succeeded", OUTCOME).await?;
-    stage.agent.publish(&sent).await;
-    stage.view.say("The broker delivered it twice, and once more after it was done.");
-    // What the third delivery would do, it does at once; give it the time a reboot takes, and some.
-    sleep(Duration::from_secs(3)).await;
-    let log = stage.device(VALVE)?.log();
-    let id = record["command_id"].as_str().context("the result has no command_id")?;
-    ensure!(log.executions(id) == 1, "the valve executed it {} times", log.executions(id));
-    ensure!(log.boot_count == before + 1, "the valve started {} times", log.boot_count - before);
-    stage.until_status(VALVE, "online", OUTCOME).await?;
-    stage.view.say("The valve rebooted once.");
+    let told = stage.told(PRESSURE).await?;
+    stage.view.say(&format!(
+        "get_device_status tells a warning: {}.",
+        told["status_reason"].as_str().unwrap_or("no reason given")
+    ));
     Ok(())
 }
 
@@ -163,12 +113,21 @@ async fn silence(stage: &Stage) -> Result<()> {
     stage.until_status(VIBRATION, "online", OUTCOME).await?;
     sensor.silence(true);
     stage.view.say("The vibration sensor stops reporting; after 15 s without a word it counts as offline.");
-    let gone = stage.until_status(VIBRATION, "offline", MINUTE).await;
+    let gone = offline(stage).await;
     sensor.silence(false);
-    gone?;
-    stage.view.say("The table says offline. Now it measures again.");
+    stage
+        .view
+        .say(&format!("It is told as offline, and a command for it is not sent: {} Now it measures again.", gone?));
     match stage.until_status(VIBRATION, "online", MINUTE).await {
         Ok(()) => Ok(()),
         Err(error) => bail!("it did not come back: {error:#}"),
     }
+}
+
+/// Waits until the sensor counts as offline, and tries to command it; answers why it cannot be.
+async fn offline(stage: &Stage) -> Result<String> {
+    stage.until_status(VIBRATION, "offline", MINUTE).await?;
+    let refusal = stage.send(&stage.tools.operator, VIBRATION, "recalibrate", json!({})).await?.refused()?;
+    ensure!(refusal.code() == Some("DEVICE_OFFLINE"), "the refusal is {refusal}");
+    Ok(refusal.text)
 }

@@ -1,17 +1,18 @@
 //! Builds the programs the demo runs, with cargo, and tells how far it is.
 //!
-//! * the daemon: `cargo build --bin floorgate` in this workspace, as anyone would;
+//! * the daemon and the tools' server: `cargo build --bin floorgate --bin floorgate-fleet` in this workspace. One build, because
+//!   two would wait for each other at the target directory, and would choose features anew;
 //! * the table: its own package with its own lock file, into `floorgate-table` inside the target directory.
 //!
-//! Both may run at the same time: they use different target directories. `CARGO` and `CARGO_TARGET_DIR` are honoured.
-//! `FLOORGATE_BIN` and `FLOORGATE_TABLE_BIN` name ready programs instead.
+//! The two builds may run at the same time: they use different target directories. `CARGO` and `CARGO_TARGET_DIR` are honoured.
+//! `FLOORGATE_BIN`, `FLOORGATE_FLEET_BIN` and `FLOORGATE_TABLE_BIN` name ready programs instead.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
@@ -64,11 +65,54 @@ fn workspace() -> PathBuf {
 /// # Errors
 /// Cargo is not there or fails; its last lines are in the error.
 pub async fn daemon(progress: &Progress) -> Result<PathBuf> {
-    if let Some(ready) = named_by("FLOORGATE_BIN", progress)? {
-        return Ok(ready);
+    let [daemon] = programs([DAEMON], progress).await?;
+    Ok(daemon)
+}
+
+/// Builds the tools' server; answers where its program is.
+///
+/// # Errors
+/// As [`daemon`].
+pub async fn tools(progress: &Progress) -> Result<PathBuf> {
+    let [tools] = programs([TOOLS], progress).await?;
+    Ok(tools)
+}
+
+/// Builds both at once; answers where the daemon and the tools' server are.
+///
+/// # Errors
+/// As [`daemon`].
+pub async fn daemon_and_tools(progress: &Progress) -> Result<(PathBuf, PathBuf)> {
+    let [daemon, tools] = programs([DAEMON, TOOLS], progress).await?;
+    Ok((daemon, tools))
+}
+
+/// A program of this workspace, and the variable that names a ready one.
+type Program = (&'static str, &'static str);
+const DAEMON: Program = ("floorgate", "FLOORGATE_BIN");
+const TOOLS: Program = ("floorgate-fleet", "FLOORGATE_FLEET_BIN");
+
+/// Builds those that no variable names.
+async fn programs<const N: usize>(wanted: [Program; N], progress: &Progress) -> Result<[PathBuf; N]> {
+    let mut ready: [Option<PathBuf>; N] = [const { None }; N];
+    for (place, (_, variable)) in ready.iter_mut().zip(wanted) {
+        *place = named_by(variable)?;
     }
-    let manifest = workspace().join("Cargo.toml");
-    cargo(&["build", "--bin", "floorgate", "--manifest-path", &manifest.to_string_lossy()], "floorgate", progress).await
+    let missing: Vec<_> =
+        wanted.iter().zip(&ready).filter(|(_, ready)| ready.is_none()).map(|((name, _), _)| *name).collect();
+    if !missing.is_empty() {
+        let manifest = workspace().join("Cargo.toml");
+        let manifest = manifest.to_string_lossy();
+        let mut arguments = vec!["build", "--manifest-path", &manifest];
+        missing.iter().for_each(|name| arguments.extend(["--bin", name]));
+        let mut built = cargo(&arguments, &missing, progress).await?.into_iter();
+        for place in ready.iter_mut().filter(|place| place.is_none()) {
+            *place = built.next();
+        }
+    }
+    progress.with(|step| step.ready = true);
+    let paths: Vec<PathBuf> = ready.into_iter().flatten().collect();
+    paths.try_into().map_err(|_| anyhow!("cargo built too few programs"))
 }
 
 /// Builds the table, once a process; answers where its program is.
@@ -78,7 +122,7 @@ pub async fn daemon(progress: &Progress) -> Result<PathBuf> {
 pub async fn table(progress: &Progress) -> Result<PathBuf> {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
     let build = async || {
-        if let Some(ready) = named_by("FLOORGATE_TABLE_BIN", progress)? {
+        if let Some(ready) = named_by("FLOORGATE_TABLE_BIN")? {
             return Ok(ready);
         }
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
@@ -86,23 +130,24 @@ pub async fn table(progress: &Progress) -> Result<PathBuf> {
         let manifest = workspace().join("demo/table/Cargo.toml");
         let (target, manifest) = (target.to_string_lossy(), manifest.to_string_lossy());
         let arguments = ["build", "--locked", "--manifest-path", &manifest, "--target-dir", &target];
-        cargo(&arguments, "floorgate-demo-table", progress).await
+        let built = cargo(&arguments, &["floorgate-demo-table"], progress).await?;
+        built.into_iter().next().context("cargo built no table")
     };
     let path = BUILT.get_or_try_init(build).await?.clone();
     progress.with(|step| step.ready = true);
     Ok(path)
 }
 
-fn named_by(variable: &str, progress: &Progress) -> Result<Option<PathBuf>> {
+fn named_by(variable: &str) -> Result<Option<PathBuf>> {
     let Some(path) = std::env::var_os(variable).map(PathBuf::from) else { return Ok(None) };
     if !path.is_file() {
         bail!("{variable} names `{}`, which is no file", path.display());
     }
-    progress.with(|step| step.ready = true);
     Ok(Some(path))
 }
 
-async fn cargo(arguments: &[&str], program: &str, progress: &Progress) -> Result<PathBuf> {
+/// Runs cargo; answers where these programs are, in their order.
+async fn cargo(arguments: &[&str], programs: &[&str], progress: &Progress) -> Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(&cargo)
         .args(arguments)
@@ -117,14 +162,16 @@ async fn cargo(arguments: &[&str], program: &str, progress: &Progress) -> Result
         bail!("cargo was started without pipes")
     };
     let watched = watch(BufReader::new(stderr), progress);
-    let (last_words, executable) = tokio::join!(watched, find_program(BufReader::new(stdout), program));
+    let (last_words, found) = tokio::join!(watched, find_programs(BufReader::new(stdout)));
     let status = child.wait().await.context("cannot wait for cargo")?;
     if !status.success() {
         let last_words = Vec::from(last_words).join("\n");
         bail!("`cargo {}` failed ({status}):\n{last_words}", arguments.join(" "));
     }
-    progress.with(|step| step.ready = true);
-    executable.with_context(|| format!("cargo built no program named {program}"))
+    let built = |program: &&str| {
+        found.get(*program).cloned().with_context(|| format!("cargo built no program named {program}"))
+    };
+    programs.iter().map(built).collect()
 }
 
 /// Counts `Compiling …` lines; keeps the last lines for the case that it fails.
@@ -145,17 +192,34 @@ async fn watch(lines: impl tokio::io::AsyncBufRead + Unpin, progress: &Progress)
     last_words
 }
 
-/// Cargo says itself where it put the program, whatever the target directory is.
-async fn find_program(lines: impl tokio::io::AsyncBufRead + Unpin, program: &str) -> Option<PathBuf> {
-    let mut found = None;
+/// Cargo says itself where it put each program, whatever the target directory is.
+async fn find_programs(lines: impl tokio::io::AsyncBufRead + Unpin) -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
     let mut lines = lines.lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        if message["target"]["name"] == program
-            && let Some(path) = message["executable"].as_str()
-        {
-            found = Some(PathBuf::from(path));
+        if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str()) {
+            found.insert(name.to_owned(), PathBuf::from(path));
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_program_is_where_cargo_says() {
+        let said = concat!(
+            r#"{"target": {"name": "floorgate-fleet"}, "executable": "/t/floorgate-fleet"}"#,
+            "\n",
+            r#"{"target": {"name": "floorgate"}, "executable": null}"#,
+            "\nno json\n",
+            r#"{"target": {"name": "floorgate"}, "executable": "/t/floorgate"}"#,
+        );
+        let found = find_programs(said.as_bytes()).await;
+        let wanted = [("floorgate", "/t/floorgate"), ("floorgate-fleet", "/t/floorgate-fleet")];
+        assert_eq!(found, wanted.map(|(name, path)| (name.to_owned(), PathBuf::from(path))).into());
+    }
 }

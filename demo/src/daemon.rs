@@ -1,17 +1,16 @@
 //! The daemon as a child process: its configuration, its start and end, and what its own command line says of it.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::child::Child;
 use crate::devices::seed;
 
 /// The gateway's id in the demo.
@@ -39,8 +38,7 @@ pub struct Surroundings {
 pub struct Daemon {
     program: PathBuf,
     config: PathBuf,
-    log: PathBuf,
-    child: Mutex<Option<Child>>,
+    child: Child,
 }
 
 impl Daemon {
@@ -52,7 +50,7 @@ impl Daemon {
         let config = dir.join("floorgate.toml");
         let text = configuration(&dir.join("state"), surroundings);
         std::fs::write(&config, text).with_context(|| format!("cannot write `{}`", config.display()))?;
-        Ok(Self { program, config, log: dir.join("floorgate.log"), child: Mutex::new(None) })
+        Ok(Self { program, config, child: Child::new("the daemon", dir.join("floorgate.log")) })
     }
 
     /// Its program.
@@ -70,11 +68,7 @@ impl Daemon {
     /// Where its log goes.
     #[must_use]
     pub fn log(&self) -> &Path {
-        &self.log
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Child>> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+        self.child.log()
     }
 
     fn command(&self, task: &str) -> Command {
@@ -85,11 +79,7 @@ impl Daemon {
             .arg(&self.config)
             .env("AWS_ACCESS_KEY_ID", "demo")
             .env("AWS_SECRET_ACCESS_KEY", "demo")
-            .env_remove("AWS_SESSION_TOKEN")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            // Ctrl-C in the terminal is for the demo, which then stops its children in order.
-            .process_group(0);
+            .env_remove("AWS_SESSION_TOKEN");
         command
     }
 
@@ -98,22 +88,13 @@ impl Daemon {
     /// # Errors
     /// It cannot be run.
     pub fn start(&self) -> Result<()> {
-        let log = File::options().create(true).append(true).open(&self.log);
-        let log = log.with_context(|| format!("cannot write `{}`", self.log.display()))?;
-        let errors = log.try_clone().context("cannot share the log")?;
-        let child = self.command("run").stdout(log).stderr(errors).spawn();
-        *self.lock() = Some(child.with_context(|| format!("cannot run `{}`", self.program.display()))?);
-        Ok(())
+        self.child.start(&mut self.command("run")).with_context(|| format!("`{}`", self.program.display()))
     }
 
     /// Why it ended, if it did: its exit code and the end of its log.
     #[must_use]
     pub fn ended(&self) -> Option<String> {
-        let status = self.lock().as_mut()?.try_wait().ok()??;
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let last = lines[lines.len().saturating_sub(10)..].join("\n");
-        Some(format!("the daemon ended ({status}); its last words in `{}`:\n{last}", self.log.display()))
+        self.child.ended()
     }
 
     /// Runs one task of its command line with `--json` and reads what it says.
@@ -121,7 +102,9 @@ impl Daemon {
     /// # Errors
     /// It fails; what it wrote to standard error is in the error.
     pub async fn ask(&self, task: &str) -> Result<Value> {
-        let output = timeout(ANSWER_WITHIN, self.command(task).arg("--json").output()).await;
+        let mut command = self.command(task);
+        command.arg("--json").stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+        let output = timeout(ANSWER_WITHIN, command.output()).await;
         let output = output.with_context(|| format!("`floorgate {task}` does not answer"))?;
         let output = output.with_context(|| format!("cannot run `{}`", self.program.display()))?;
         if !output.status.success() {
@@ -133,17 +116,7 @@ impl Daemon {
 
     /// Asks it to end (SIGTERM) and waits; kills it if it takes longer than 8 s. Answers whether it ended in order.
     pub async fn stop(&self) -> bool {
-        let running = self.lock().take();
-        let Some(mut child) = running else { return true };
-        if let Some(id) = child.id() {
-            // The one way to send SIGTERM without unsafe code or another dependency.
-            let _ = Command::new("kill").arg("-TERM").arg(id.to_string()).stderr(Stdio::null()).status().await;
-        }
-        if let Ok(Ok(status)) = timeout(STOP_WITHIN, child.wait()).await {
-            return status.success();
-        }
-        let _ = child.kill().await;
-        false
+        self.child.stop(STOP_WITHIN).await
     }
 }
 

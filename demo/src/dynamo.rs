@@ -6,13 +6,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::Request;
-use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+
+use crate::http;
 
 /// The table of devices.
 pub const DEVICES: &str = "iot-devices";
@@ -23,8 +19,6 @@ pub const COMMANDS: &str = "iot-commands";
 
 /// A request that takes longer has failed.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Largest answer, bytes; DynamoDB's own pages end at 1 MB.
-const ANSWER_MAX: usize = 16 * 1024 * 1024;
 
 /// Why there is no answer, or not the wanted one.
 #[derive(Debug)]
@@ -69,50 +63,25 @@ impl Client {
     /// # Errors
     /// [`Error`]: nobody answers within 10 s, or the answer is an exception.
     pub async fn call(&self, operation: &str, body: &Value) -> Result<Value, Error> {
-        match timeout(ANSWER_WITHIN, self.exchange(operation, body)).await {
-            Ok(Ok((true, answer))) => Ok(answer),
-            Ok(Ok((false, answer))) => {
-                let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-                let kind = text("__type").rsplit('#').next().unwrap_or_default().to_owned();
-                let message = if answer["message"].is_string() { text("message") } else { text("Message") };
-                Err(Error::Refused { kind, message })
-            }
-            Ok(Err(reason)) => Err(Error::Unreachable(reason)),
-            Err(_) => Err(Error::Unreachable(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
+        let target = format!("DynamoDB_20120810.{operation}");
+        let signature = "AWS4-HMAC-SHA256 Credential=demo/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
+        let headers = [
+            ("content-type", "application/x-amz-json-1.0"),
+            ("x-amz-target", target.as_str()),
+            ("x-amz-date", "20260101T000000Z"),
+            ("authorization", signature),
+        ];
+        let answer = http::post(self.address, "/", &headers, body.to_string().into_bytes(), ANSWER_WITHIN).await;
+        let answer = answer.map_err(Error::Unreachable)?;
+        let said: Value = serde_json::from_slice(&answer.body)
+            .map_err(|error| Error::Unreachable(format!("the answer is no JSON: {error}")))?;
+        if (200..300).contains(&answer.status) {
+            return Ok(said);
         }
-    }
-
-    async fn exchange(&self, operation: &str, body: &Value) -> Result<(bool, Value), String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let exchange = async move {
-            let signature = "AWS4-HMAC-SHA256 Credential=demo/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
-            let request = Request::post("/")
-                .header("host", self.address.to_string())
-                .header("content-type", "application/x-amz-json-1.0")
-                .header("x-amz-target", format!("DynamoDB_20120810.{operation}"))
-                .header("x-amz-date", "20260101T000000Z")
-                .header("authorization", signature)
-                .body(Full::new(Bytes::from(body.to_string())))
-                .map_err(|error| error.to_string())?;
-            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let good = response.status().is_success();
-            let answer = http_body_util::Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-            let answer = answer.map_err(|error| error.to_string())?.to_bytes();
-            let answer = serde_json::from_slice(&answer).map_err(|error| format!("the answer is no JSON: {error}"))?;
-            Ok((good, answer))
-        };
-        let mut connection = std::pin::pin!(connection);
-        let mut exchange = std::pin::pin!(exchange);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            ended = &mut connection => match ended {
-                // The peer closed after its answer, which may still be on its way through the channel.
-                Ok(()) => exchange.await,
-                Err(error) => Err(error.to_string()),
-            },
-        }
+        let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
+        let kind = text("__type").rsplit('#').next().unwrap_or_default().to_owned();
+        let message = if said["message"].is_string() { text("message") } else { text("Message") };
+        Err(Error::Refused { kind, message })
     }
 
     /// One device's item, as plain JSON; `None` if there is none.

@@ -1,4 +1,4 @@
-//! One MQTT connection as the simulated devices and the agent use it: rumqttc, with every publish accounted for.
+//! One MQTT connection as the simulated devices and the seed's tool use it: rumqttc, with every publish accounted for.
 //!
 //! A [`Link`] lives as long as one TCP connection. What it did not confirm before it went down has to be published
 //! again on the next one, by its owner. Dropping it closes the connection without a good-bye: the broker publishes the
@@ -69,7 +69,7 @@ impl Link {
 
     /// Subscribes with QoS 1.
     pub(crate) fn subscribe(&self, filter: &str) {
-        // The channel has room for it: it is asked for at most once a connection, right after [`Happened::Up`].
+        // The channel has room for it: it is asked for at most twice a connection, right after [`Happened::Up`].
         let _ = self.client.try_subscribe(filter, QoS::AtLeastOnce);
     }
 

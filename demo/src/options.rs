@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 const HELP: &str = "\
-The whole of floorgate on one machine: five simulated devices, the daemon, a stand-in for the cloud's broker
-and an embedded DynamoDB-compatible store. Seven short acts show what it does; each checks itself.
+The whole of floorgate on one machine: five simulated devices, the daemon, a stand-in for the cloud's broker,
+an embedded DynamoDB-compatible store, and the tools as an MCP server. Eight short acts, played by agents with an
+operator's and a senior operator's token, show what it does; each checks itself. Any MCP client can join: how, is
+said at the start.
 
 Usage: cargo demo [OPTIONS]
 

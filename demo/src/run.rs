@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use floorgate_demo::acts;
-use floorgate_demo::agent::Agent;
 use floorgate_demo::broker::Broker;
 use floorgate_demo::builds::{self, Progress};
 use floorgate_demo::daemon::{Daemon, Surroundings};
-use floorgate_demo::devices::{Fleet, Pace};
+use floorgate_demo::devices::{Fleet, Pace, now};
 use floorgate_demo::dynamo::Client;
 use floorgate_demo::proxy::Proxy;
+use floorgate_demo::seed_tool::SeedTool;
 use floorgate_demo::stage::Stage;
 use floorgate_demo::table::Table;
+use floorgate_demo::tools::Tools;
 use floorgate_demo::view::View;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,12 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long the daemon may take until it answers `status`.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
+
+/// The programs that were built.
+struct Programs {
+    daemon: PathBuf,
+    tools: PathBuf,
+}
 
 pub(crate) async fn run(options: Options) -> ExitCode {
     match Box::pin(perform(&options)).await {
@@ -46,23 +53,28 @@ enum End {
     Interrupted,
 }
 
-/// Resolves at Ctrl-C or SIGTERM.
+/// Resolves at Ctrl-C, at SIGTERM, and when the terminal is closed (SIGHUP): the children would outlive that.
 async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let signal = |kind| signal(kind).ok();
+    let (Some(mut interrupt), Some(mut terminate), Some(mut hang_up)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
     else {
         return std::future::pending().await;
     };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
 }
 
 async fn perform(options: &Options) -> Result<End> {
     let temporary = tempfile::Builder::new().prefix("floorgate-demo-").tempdir().context("no temporary directory")?;
-    let dir = options.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let dir = options.dir.as_deref().unwrap_or_else(|| temporary.path());
+    // What is printed is typed elsewhere.
+    let dir = std::path::absolute(dir).with_context(|| format!("cannot tell where `{}` is", dir.display()))?;
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
-    let (program, mut table) = tokio::select! {
+    let (programs, mut table) = tokio::select! {
         built = Box::pin(build(options, &dir)) => built?,
         // Dropping the build ends cargo.
         () = interrupted() => return Ok(End::Interrupted),
@@ -75,7 +87,7 @@ async fn perform(options: &Options) -> Result<End> {
     let cloud = options.cloud_broker.or_else(|| broker.as_ref().map(Broker::address)).context("no cloud broker")?;
     let store = options.table.or_else(|| table.as_ref().map(Table::address)).context("no table")?;
     let stage = tokio::select! {
-        stage = Box::pin(set(options, &dir, program, cloud, store)) => stage?,
+        stage = Box::pin(set(options, &dir, programs, cloud, store)) => stage?,
         () = interrupted() => return Ok(End::Interrupted),
     };
     let end = tokio::select! {
@@ -85,8 +97,11 @@ async fn perform(options: &Options) -> Result<End> {
         () = interrupted() => End::Interrupted,
     };
     stage.view.say("Ending.");
-    if !stage.daemon.stop().await {
-        println!("The daemon did not end in order within its time.");
+    let (daemon, tools) = tokio::join!(stage.daemon.stop(), stage.tools.stop());
+    for (name, in_order) in [("daemon", daemon), ("tools' server", tools)] {
+        if !in_order {
+            println!("The {name} did not end in order.");
+        }
     }
     if let Some(table) = &mut table {
         table.stop().await;
@@ -97,28 +112,48 @@ async fn perform(options: &Options) -> Result<End> {
 async fn keep_fresh(stage: &Stage) {
     loop {
         stage.refresh().await;
+        if let Err(error) = stage.tools.renew(now()) {
+            stage.view.say(&format!("The tokens are not renewed: {error:#}"));
+        }
         tokio::time::sleep(REFRESH_EVERY).await;
     }
 }
 
-/// Plays the acts; with `--keep`, stays until it is interrupted, with the acts' result.
+/// Plays the acts; with `--keep`, stays until it is interrupted, with the acts' result, or until a program ends.
 async fn show(options: &Options, stage: &Stage, tell: impl Fn()) -> End {
-    let failed = acts::play(stage).await;
+    let mut failed = acts::play(stage).await;
     if options.keep {
         stage.fleet.have_moods();
         tell();
-        interrupted().await;
+        tokio::select! {
+            () = interrupted() => {}
+            reason = ended(stage) => {
+                stage.view.say(&reason);
+                failed += 1;
+            }
+        }
     }
     End::Played { failed }
 }
 
-async fn build(options: &Options, dir: &Path) -> Result<(PathBuf, Option<Table>)> {
+/// Resolves when a program that should run has ended; answers why.
+async fn ended(stage: &Stage) -> String {
+    loop {
+        if let Some(reason) = stage.ended() {
+            return reason;
+        }
+        tokio::time::sleep(REFRESH_EVERY).await;
+    }
+}
+
+async fn build(options: &Options, dir: &Path) -> Result<(Programs, Option<Table>)> {
     let began = Instant::now();
-    let (daemon, table) = (Progress::default(), Progress::default());
+    let (workspace, table) = (Progress::default(), Progress::default());
     let needs_table = options.table.is_none();
     let said = || {
         let table = if needs_table { table.in_words() } else { "not needed".to_owned() };
-        println!("[{:6.1} s] building: daemon: {} · table: {table}", began.elapsed().as_secs_f64(), daemon.in_words());
+        let seconds = began.elapsed().as_secs_f64();
+        println!("[{seconds:6.1} s] building: daemon and tools: {} · table: {table}", workspace.in_words());
     };
     let progress = async {
         loop {
@@ -126,19 +161,19 @@ async fn build(options: &Options, dir: &Path) -> Result<(PathBuf, Option<Table>)
             said();
         }
     };
-    println!("Building the daemon and the table; from a cold checkout this takes some minutes.");
+    println!("Building the daemon, the tools and the table; from a cold checkout this takes some minutes.");
     let start_table =
         async { if needs_table { Table::start_with(&dir.join("table"), &table).await.map(Some) } else { Ok(None) } };
-    let built = tokio::select! {
-        built = async { tokio::try_join!(builds::daemon(&daemon), start_table) } => built?,
+    let ((daemon, tools), table) = tokio::select! {
+        built = async { tokio::try_join!(builds::daemon_and_tools(&workspace), start_table) } => built?,
         () = progress => bail!("the progress ended before the build"),
     };
     said();
-    Ok(built)
+    Ok((Programs { daemon, tools }, table))
 }
 
-/// Starts proxies, daemon, devices and agent.
-async fn set(options: &Options, dir: &Path, program: PathBuf, cloud: SocketAddr, store: SocketAddr) -> Result<Stage> {
+/// Starts proxies, daemon, tools and devices.
+async fn set(options: &Options, dir: &Path, programs: Programs, cloud: SocketAddr, store: SocketAddr) -> Result<Stage> {
     let cloud_wire = Proxy::start(cloud).await.context("cannot start the wire to the broker")?;
     let table_wire = Proxy::start(store).await.context("cannot start the wire to the table")?;
     let floor = match options.floor_broker {
@@ -151,12 +186,13 @@ async fn set(options: &Options, dir: &Path, program: PathBuf, cloud: SocketAddr,
         cloud: cloud_wire.address(),
         table: table_wire.address(),
     };
-    let daemon = Daemon::prepare(program, dir, &surroundings)?;
+    let daemon = Daemon::prepare(programs.daemon, dir, &surroundings)?;
     daemon.ask("provision").await.context("cannot make the tables")?;
     daemon.start()?;
     let table = Client::to(store);
     let stage = Stage {
-        agent: Agent::start(cloud, table.clone()),
+        tools: Tools::start(&programs.tools, dir, cloud, store).await.context("cannot start the tools")?,
+        seed_tool: SeedTool::start(cloud, table.clone()),
         table,
         fleet: Fleet::start(floor, Pace::default()),
         daemon,
@@ -167,6 +203,7 @@ async fn set(options: &Options, dir: &Path, program: PathBuf, cloud: SocketAddr,
     let ready = async || stage.status().await.map(Some);
     stage.until("the daemon answers `floorgate status`", READY_WITHIN, ready).await?;
     stage.view.say(&format!("The daemon is up; its log is in {}.", stage.daemon.log().display()));
+    stage.view.pin(stage.tools.how_to_connect());
     Ok(stage)
 }
 
@@ -194,5 +231,6 @@ fn tell_how_to_watch(stage: &Stage, dir: &Path, cloud: SocketAddr, store: Socket
         ),
         "Ctrl-C ends everything.".to_owned(),
     ];
+    stage.view.pin(stage.tools.how_to_connect());
     sayings.iter().for_each(|saying| stage.view.say(saying));
 }

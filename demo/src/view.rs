@@ -23,6 +23,8 @@ struct Scene {
     devices: Vec<Value>,
     status: Option<Value>,
     said: VecDeque<String>,
+    /// Lines that stay.
+    pinned: Vec<String>,
 }
 
 /// The screen, or the lines.
@@ -59,6 +61,15 @@ impl View {
         self.draw();
     }
 
+    /// Says lines that are to be read at any time, as they are: in a live view they stay on the screen.
+    pub fn pin(&self, lines: Vec<String>) {
+        if !self.live {
+            return print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+        }
+        self.with(|scene| scene.pinned = lines);
+        self.draw();
+    }
+
     /// Takes what was read: items of `iot-devices`, and the daemon's status.
     pub fn update(&self, mut devices: Vec<Value>, status: Option<Value>) {
         devices.sort_by(|a, b| a["device_id"].as_str().cmp(&b["device_id"].as_str()));
@@ -86,7 +97,7 @@ impl View {
         self.with(|scene| {
             text.push_str(&table(scene, now()));
             text.push('\n');
-            for line in &scene.said {
+            for line in scene.pinned.iter().chain([&String::new()]).chain(&scene.said) {
                 text.push_str(line);
                 text.push('\n');
             }
@@ -163,7 +174,7 @@ mod tests {
                 "last_command": {"command": "recalibrate", "status": "failed", "reason": "DEVICE_ERROR"},
             })],
             status: Some(json!({"store": {"outbox_waiting": 3}, "cloud": {"state": "down"}})),
-            said: VecDeque::new(),
+            ..Scene::default()
         };
         let table = table(&scene, at);
         for part in [

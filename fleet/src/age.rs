@@ -8,14 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use floorgate_model::Timestamp;
 use floorgate_model::table::devices;
+use floorgate_model::{DeviceId, Timestamp};
 use serde_json::Value;
 
 use crate::store::{Item, Store, StoreError};
 
 /// A gateway that has not renewed its own item for this long is silent: three times its interval of 30 s.
 pub(crate) const GATEWAY_LEASE: Duration = Duration::from_secs(90);
+/// How far a gateway's clock may be ahead of ours.
+pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(300);
 /// When the lease ends, if the gateway says so itself.
 pub(crate) const LEASE_UNTIL: &str = "lease_until";
 
@@ -36,7 +38,9 @@ pub(crate) fn time(item: &Item, attribute: &str) -> Option<Timestamp> {
 impl Leases {
     /// Reads the items of the gateways of `items`.
     pub(crate) async fn of(store: &Store, items: &[Item]) -> Result<Self, StoreError> {
-        let named: BTreeSet<_> = items.iter().filter_map(|item| text(item, devices::GATEWAY_ID)).collect();
+        // What is no id is no key either, and would cost the whole list.
+        let named = items.iter().filter_map(|item| text(item, devices::GATEWAY_ID));
+        let named: BTreeSet<_> = named.filter(|id| DeviceId::new(id).is_ok()).collect();
         let named: Vec<_> = named.into_iter().map(str::to_owned).collect();
         if named.is_empty() {
             return Ok(Self::default());
@@ -56,6 +60,12 @@ impl Leases {
         };
         let seen = time(own, devices::LAST_SEEN_AT);
         let until = time(own, LEASE_UNTIL).or_else(|| seen.map(|seen| seen.saturating_add(GATEWAY_LEASE)));
+        // A gateway with a wrong clock would be fresh for as long as it is ahead.
+        if let Some(seen) = seen.filter(|seen| *seen > now.saturating_add(AHEAD_MAX)) {
+            return Some(format!(
+                "its gateway {gateway} was last heard at {seen}, which is not yet: one clock is wrong"
+            ));
+        }
         match (until, seen) {
             (Some(until), _) if now <= until => None,
             (_, Some(seen)) => Some(format!("its gateway {gateway} has been silent since {seen}")),
@@ -103,6 +113,16 @@ mod tests {
         assert_eq!(leases.stale(&device, seen.saturating_add(GATEWAY_LEASE)), None);
         let after = leases.stale(&device, seen.saturating_add(GATEWAY_LEASE + Duration::from_millis(1)));
         assert!(after.unwrap().contains("silent since 2026-11-22T10:00:00.000Z"));
+    }
+
+    #[test]
+    fn a_gateway_whose_clock_is_ahead_is_not_fresh_for_ever() {
+        let device = item(json!({"device_id": "A", "gateway_id": "GW"}));
+        let now = Timestamp::parse("2026-11-22T10:00:00Z").unwrap();
+        let ahead =
+            |by: Duration| leases(json!({"last_seen_at": now.saturating_add(by).to_string()})).stale(&device, now);
+        assert_eq!(ahead(AHEAD_MAX), None);
+        assert!(ahead(AHEAD_MAX + Duration::from_millis(1)).unwrap().contains("clock"));
     }
 
     #[test]

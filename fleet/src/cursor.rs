@@ -6,6 +6,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use floorgate_model::command::canonical;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -19,10 +20,17 @@ pub(crate) fn question(tool: &str, arguments: &Map<String, Value>) -> String {
     let kept: Map<_, _> = arguments
         .iter()
         .filter(|(name, value)| !matches!(name.as_str(), "cursor" | "limit") && !value.is_null())
-        .map(|(name, value)| (name.clone(), value.clone()))
+        .map(|(name, value)| (name.clone(), whole(value)))
         .collect();
-    let digest = Sha256::digest(format!("{tool} {}", Value::Object(kept)).as_bytes());
+    // A model that repeats its arguments does so in another order.
+    let digest = Sha256::digest(format!("{tool} {}", canonical(&kept)).as_bytes());
     URL_SAFE_NO_PAD.encode(&digest[..9])
+}
+
+/// `10.0` is `10`, as it is to [`crate::arguments`].
+fn whole(value: &Value) -> Value {
+    let number = value.as_f64().filter(|number| value.is_f64() && number.fract() == 0.0 && number.abs() <= 1e15);
+    number.and_then(|number| format!("{number:.0}").parse::<i64>().ok()).map_or_else(|| value.clone(), Value::from)
 }
 
 /// The cursor for a place.
@@ -51,6 +59,14 @@ pub(crate) fn invalid() -> ToolError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_order_of_arguments_and_a_point_zero_make_no_other_question() {
+        let question = |text: &str| question("list_devices", &serde_json::from_str(text).unwrap());
+        let one = question(r#"{"status": "online", "device_type": "x", "points": 10, "metric": null}"#);
+        assert_eq!(one, question(r#"{"points": 10.0, "device_type": "x", "status": "online"}"#));
+        assert_ne!(one, question(r#"{"points": 10.5, "device_type": "x", "status": "online"}"#));
+    }
 
     #[test]
     fn a_cursor_belongs_to_its_question() {

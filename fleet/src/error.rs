@@ -23,6 +23,10 @@ pub mod code {
     pub const RANGE_TOO_LARGE: &str = "RANGE_TOO_LARGE";
     /// The command did not leave; it will not be executed.
     pub const NOT_SENT: &str = "NOT_SENT";
+    /// The status of the device was not read shortly before the command.
+    pub const STATUS_FIRST: &str = "STATUS_FIRST";
+    /// Nobody says who asks, where somebody has to.
+    pub const OPERATOR_UNKNOWN: &str = "OPERATOR_UNKNOWN";
     /// A table does not answer now.
     pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
     /// Something that is not the caller's doing.

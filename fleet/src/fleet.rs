@@ -14,6 +14,7 @@ mod list;
 mod record;
 mod send;
 mod status;
+mod status_first;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use floorgate_model::table::devices;
 use floorgate_model::{DeviceId, Reason, Timestamp};
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -43,6 +45,8 @@ pub const READ_TIME_MAX: Duration = Duration::from_secs(8);
 const NAMES_PAGES_MAX: u32 = 4;
 /// After this no new page is begun for it.
 const NAMES_TIME_MAX: Duration = Duration::from_secs(2);
+/// Searches for it at once; who comes meanwhile gets no suggestions.
+const NAMES_SEARCHES_MAX: usize = 2;
 /// Most characters of a caller's word in the log.
 const LOGGED_MAX: usize = 64;
 /// Longest call, unless the door has less time: the longest wait for a gateway and what is read before and after.
@@ -52,6 +56,7 @@ const CALL_TIME_MAX: Duration = Duration::from_secs(90);
 #[derive(Debug, Clone)]
 pub struct Fleet {
     parts: Arc<Parts>,
+    status_first: bool,
 }
 
 #[derive(Debug)]
@@ -60,11 +65,15 @@ struct Parts {
     link: Link,
     budgets: Budgets,
     clock: Clock,
+    /// For [`NAMES_SEARCHES_MAX`].
+    searches: Semaphore,
 }
 
 /// One call, as the tools see it.
 struct Call<'a> {
     parts: &'a Parts,
+    /// Whether a command needs a status read before it ([`status_first`]).
+    status_first: bool,
     caller: &'a Caller,
     now: Timestamp,
     /// The answer has to be on its way before.
@@ -77,7 +86,15 @@ impl Fleet {
     /// The tools over these tables, this way to the gateways and these budgets.
     #[must_use]
     pub fn new(store: Store, link: Link, budgets: Budgets, clock: Clock) -> Self {
-        Self { parts: Arc::new(Parts { store, link, budgets, clock }) }
+        let searches = Semaphore::new(NAMES_SEARCHES_MAX);
+        Self { parts: Arc::new(Parts { store, link, budgets, clock, searches }), status_first: false }
+    }
+
+    /// The same tools, but a command needs that its caller read the status of the same device within the last five minutes;
+    /// the table remembers it. For doors that have no memory of their own.
+    #[must_use]
+    pub fn with_status_first(&self) -> Self {
+        Self { parts: Arc::clone(&self.parts), status_first: true }
     }
 
     /// Does what a tool says; the answer fits the tool's `output_schema`. Cancel safe: a command whose call is dropped
@@ -105,7 +122,8 @@ impl Fleet {
             ["device_id", "command"].map(|name| loggable(arguments.get(name).and_then(Value::as_str)));
         let question = crate::cursor::question(tool, &arguments);
         let now = self.parts.clock.now();
-        let call = Call { parts: &self.parts, caller, now, deadline: began + time, question };
+        let status_first = self.status_first;
+        let call = Call { parts: &self.parts, status_first, caller, now, deadline: began + time, question };
         let answer = Box::pin(call.answer(tool, arguments)).await;
         let outcome = answer.as_ref().map_or_else(|error| error.code.to_string(), |_| "ok".to_owned());
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -166,10 +184,14 @@ impl Call<'_> {
 
     /// Ids near a name, as far as some pages of devices tell. A table that fails here does not hide the first answer.
     async fn near(&self, named: &str) -> Vec<String> {
+        // It reads up to 4 MB for a word that names nothing: a flood of such words gets no suggestions.
+        let Ok(_search) = self.parts.searches.try_acquire() else { return Vec::new() };
         let (filter, mut after, mut near) = (DeviceFilter::default(), None, Vec::<Item>::new());
         let began = Instant::now();
         for _ in 0..NAMES_PAGES_MAX {
             let Ok(page) = self.parts.store.devices(&filter, None, after).await else { break };
+            // Comparing a page takes milliseconds of the thread; others may want it.
+            tokio::task::yield_now().await;
             let best = names::near(named, &page.items);
             near.extend(page.items.into_iter().filter(|item| {
                 crate::age::text(item, devices::DEVICE_ID).is_some_and(|id| best.iter().any(|best| best == id))

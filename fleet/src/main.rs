@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use floorgate_fleet::lambda::{LambdaSettings, Reply};
-use floorgate_fleet::serve::{ServeArguments, ServeError};
+use floorgate_fleet::serve::{ServeArguments, ServeError, TokenArguments};
 use floorgate_fleet::settings::Settings;
 use floorgate_fleet::{call, lambda, serve, tools};
 use serde_json::Value;
@@ -37,12 +37,17 @@ enum Task {
     /// Serve as an AWS Lambda function (AWS_LAMBDA_RUNTIME_API), a target of an AgentCore gateway.
     Lambda {
         /// Answer bare calls with MCP's {isError, content} instead of the plain JSON.
-        #[arg(long)]
+        #[arg(long, env = "FLOORGATE_MCP_REPLY")]
         mcp_reply: bool,
         /// An interceptor of the gateway writes the operator into x-operator-id, -name, -groups, -scopes.
-        #[arg(long)]
+        #[arg(long, env = "FLOORGATE_OPERATOR_HEADERS")]
         operator_headers: bool,
+        /// Take a command also without a status read of the same device within the five minutes before it.
+        #[arg(long, env = "FLOORGATE_WITHOUT_STATUS_FIRST")]
+        without_status_first: bool,
     },
+    /// Serve as a REQUEST interceptor of an AgentCore gateway: it names the operator to the function with the tools.
+    Interceptor(Box<TokenArguments>),
     /// Serve the tools to MCP clients over HTTP, for operators with a token of the issuer's.
     Serve(Box<ServeArguments>),
     /// Print the tools with their schemas, as JSON.
@@ -65,7 +70,11 @@ async fn main() -> ExitCode {
     };
     match task {
         Task::Call { tool, arguments } => call_once(&tool, &arguments).await,
-        Task::Lambda { mcp_reply, operator_headers } => serve_lambda(mcp_reply, operator_headers).await,
+        Task::Lambda { mcp_reply, operator_headers, without_status_first } => {
+            let reply = if mcp_reply { Reply::Mcp } else { Reply::Plain };
+            serve_lambda(LambdaSettings { reply, operator_headers, status_first: !without_status_first }).await
+        }
+        Task::Interceptor(tokens) => serve_interceptor(*tokens).await,
         Task::Serve(arguments) => serve_mcp(*arguments).await,
         Task::Schema { agentcore } => {
             let tools = if agentcore {
@@ -123,19 +132,38 @@ async fn call_once(tool: &str, words: &[String]) -> ExitCode {
     }
 }
 
-async fn serve_lambda(mcp_reply: bool, operator_headers: bool) -> ExitCode {
+/// Where Lambda's Runtime API is.
+fn runtime_api() -> Result<String, &'static str> {
+    let missing = "AWS_LAMBDA_RUNTIME_API is not set; `lambda` and `interceptor` run inside AWS Lambda";
+    std::env::var("AWS_LAMBDA_RUNTIME_API").map_err(|_| missing)
+}
+
+async fn serve_interceptor(tokens: TokenArguments) -> ExitCode {
     log_to_stderr(true, "info");
-    let Ok(api) = std::env::var("AWS_LAMBDA_RUNTIME_API") else {
-        return failed(CONFIGURATION, "AWS_LAMBDA_RUNTIME_API is not set; `lambda` runs inside AWS Lambda");
+    let now = Arc::new(|| jiff::Timestamp::now().as_second());
+    match (runtime_api(), tokens.identity(now)) {
+        (Err(error), _) => failed(CONFIGURATION, error),
+        (_, Err(error)) => failed(CONFIGURATION, error),
+        (Ok(api), Ok(identity)) => match lambda::intercept(&identity, &api).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(FAILURE, error),
+        },
+    }
+}
+
+async fn serve_lambda(settings: LambdaSettings) -> ExitCode {
+    log_to_stderr(true, "info");
+    let api = match runtime_api() {
+        Ok(api) => api,
+        Err(error) => return failed(CONFIGURATION, error),
     };
     let fleet = match Settings::from_environment() {
         Ok(settings) => settings.fleet().await,
         Err(error) => Err(error),
     };
-    let reply = if mcp_reply { Reply::Mcp } else { Reply::Plain };
     match fleet {
         Err(error) => failed(CONFIGURATION, error),
-        Ok(fleet) => match lambda::run(&fleet, LambdaSettings { reply, operator_headers }, &api).await {
+        Ok(fleet) => match lambda::run(&fleet, settings, &api).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(FAILURE, error),
         },
@@ -143,7 +171,8 @@ async fn serve_lambda(mcp_reply: bool, operator_headers: bool) -> ExitCode {
 }
 
 async fn serve_mcp(arguments: ServeArguments) -> ExitCode {
-    log_to_stderr(false, "info");
+    // The SDK's two lines for each request say nothing that ours does not.
+    log_to_stderr(false, "info,rmcp=warn");
     let fleet = match Settings::from_environment() {
         Ok(settings) => settings.fleet().await,
         Err(error) => Err(error),

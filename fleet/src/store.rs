@@ -11,6 +11,7 @@
 
 mod failure;
 mod item;
+mod reads;
 mod write;
 
 use std::collections::HashMap;
@@ -26,7 +27,8 @@ use floorgate_model::table::{commands, devices, history};
 use serde_json::{Map, Value};
 
 pub use failure::StoreError;
-pub use write::{Created, LastCommand};
+pub use item::as_stored;
+pub use write::{Created, LastCommand, PUBLISHED_AT};
 
 use failure::failed;
 use item::{expression_names, text};

@@ -2,7 +2,7 @@
 
 mod show;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use floorgate_model::{DeviceId, DeviceStatus, ExecutionRecord, ExecutionStatus, Reason};
 use serde::de::DeserializeOwned;
@@ -14,7 +14,20 @@ use crate::config::{self, Environment};
 use crate::control::{self, DeviceReport, Query, StatusReport};
 
 fn ask<T: DeserializeOwned>(file: &Path, environment: &Environment, query: &Query) -> Result<T, CliError> {
-    Ok(control::ask(&config::state_dirs(file, environment)?, query)?)
+    Ok(control::ask(&state_dirs(file, environment)?, query)?)
+}
+
+/// Where the daemon may be. Who may not read where has made no mistake in the configuration.
+fn state_dirs(file: &Path, environment: &Environment) -> Result<Vec<PathBuf>, CliError> {
+    config::state_dirs(file, environment).map_err(|errors| {
+        let refused = errors.problems().iter().find(|problem| problem.text.contains("permission denied"));
+        match refused {
+            Some(problem) => {
+                CliError::Failed(format!("{problem}; ask as root (`sudo floorgate …`) or as the service's user"))
+            }
+            None => errors.into(),
+        }
+    })
 }
 
 fn now() -> floorgate_model::Timestamp {

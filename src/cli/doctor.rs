@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::{CliError, daemon, say, say_json};
-use crate::config::{Config, Environment};
-use crate::{doctor, gateway};
+use crate::config::Environment;
+use crate::doctor;
 
 pub(super) fn doctor(file: &Path, environment: &Environment, json: bool) -> Result<(), CliError> {
-    let config = Config::load(file, environment, &gateway::read_profiles);
-    let patient = doctor::Patient { file, environment, root: PathBuf::from("/") };
+    let patient = doctor::Patient { file: file.to_owned(), environment: environment.clone(), root: PathBuf::from("/") };
     let runtime = daemon::runtime()?;
-    let report = runtime.block_on(doctor::examine(patient, config.as_ref()));
+    let (report, configuration_usable) = runtime.block_on(doctor::examine(patient));
     // A name service or a disk that hangs in a thread must not keep us.
     runtime.shutdown_background();
     if json {
@@ -18,9 +17,9 @@ pub(super) fn doctor(file: &Path, environment: &Environment, json: bool) -> Resu
     } else {
         say(&report.text())?;
     }
-    match (config, report.result) {
-        (Err(_), _) => Err(CliError::ToldConfiguration),
-        (Ok(_), doctor::State::Fail) => Err(CliError::Told),
-        (Ok(_), _) => Ok(()),
+    match report.result {
+        _ if !configuration_usable => Err(CliError::ToldConfiguration),
+        doctor::State::Fail => Err(CliError::Told),
+        _ => Ok(()),
     }
 }

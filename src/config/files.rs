@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -117,8 +118,27 @@ impl Folder {
     }
 }
 
+/// The file this process is reading, for whoever waits for it in vain.
+static BEING_READ: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// The file that is being read for a configuration right now. A pipe, a disk on the network or a dying card may keep a
+/// reader for ever, and only this tells which one it is.
+#[must_use]
+pub fn being_read() -> Option<PathBuf> {
+    BEING_READ.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// A whole file, if it is not larger than `max` bytes.
 pub(super) fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+    let note =
+        |path: Option<&Path>| *BEING_READ.lock().unwrap_or_else(PoisonError::into_inner) = path.map(Path::to_owned);
+    note(Some(path));
+    let bytes = read(path, max);
+    note(None);
+    bytes
+}
+
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(|error| plain(&error))?;
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::problem::Problem;
-use super::quantity;
 use super::tree::{Node, Spot, Table};
+use super::{quantity, shown};
 
 /// Where problems are gathered while reading goes on.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl<'t> Section<'t> {
             problems,
         };
         if table.is_none() {
-            section.blame(format_args!("`{name}` = {}: must be a table", spot.node));
+            section.blame(format_args!("`{name}` = {}: must be a table", shown::unknown(name, &spot.node)));
         }
         section
     }
@@ -174,7 +174,7 @@ impl<'t> Section<'t> {
     pub(super) fn refuse(&self, key: &'static str, why: impl Display) {
         match self.spot(key) {
             Some(spot) => {
-                let text = format!("`{}` = {}: {why}", self.key_name(key), spot.node);
+                let text = format!("`{}` = {}: {why}", self.key_name(key), shown::value(key, &spot.node));
                 self.problems.add(Problem::new(&spot.file, Some(spot.line), text));
             }
             None => self.blame(format_args!("`{}`: {why}", self.key_name(key))),
@@ -216,7 +216,8 @@ impl<'t> Section<'t> {
                 || format!("known here are {}", known()),
                 |nearest| format!("did you mean `{}`?", self.key_name(nearest)),
             );
-            let text = format!("`{name}` = {} is not a key floorgate knows; {hint}", spot.node);
+            let value = shown::unknown(key, &spot.node);
+            let text = format!("`{name}` = {value} is not a key floorgate knows; {hint}");
             self.problems.add(Problem::new(&spot.file, Some(spot.line), text));
         }
     }

@@ -8,11 +8,12 @@ use crate::clock::{ClockState, Trust};
 pub(super) fn judge(rule: Trust, here: &ClockState, daemon: Option<&ClockState>) -> Finding {
     let check = Check::Clock;
     let state = daemon.unwrap_or(here);
-    let start =
-        "start a time service (`systemctl enable --now systemd-timesyncd`, or chrony); `timedatectl` shows how it is";
-    if here.synchronised_by_kernel && daemon.is_some_and(|daemon| !daemon.synchronised_by_kernel && !daemon.trusted) {
-        let advice = "its sandbox keeps it from asking the kernel, and no systemd-timesyncd answers instead: install deploy/systemd/other-time-service.conf";
-        return Finding::fail(check, "the kernel calls it synchronised, and the daemon does not see that", advice);
+    let start = "start a time service (`systemctl enable --now systemd-timesyncd`; of chrony, ntpd or PTP the service hears by \
+        other-time-service.conf alone); `timedatectl` shows how it is";
+    if here.synchronised_by_kernel
+        && let Some(daemon) = daemon.filter(|daemon| !daemon.synchronised_by_kernel)
+    {
+        return hidden(daemon);
     }
     match (state.synchronised_by_kernel, state.table_agreed_seconds_ago, state.trusted) {
         (true, _, true) => Finding::ok(check, format!("{}, synchronised", state.now)),
@@ -31,6 +32,23 @@ pub(super) fn judge(rule: Trust, here: &ClockState, daemon: Option<&ClockState>)
             let found = format!("{}, kept right by nobody: commands are refused with CLOCK_UNTRUSTED", state.now);
             Finding::fail(check, found, start)
         }
+    }
+}
+
+/// The kernel calls the clock synchronised, and the daemon may not ask it.
+fn hidden(daemon: &ClockState) -> Finding {
+    let check = Check::Clock;
+    let advice = "if chrony, ntpd or PTP keeps the time, the service's sandbox keeps it from hearing so: install \
+        other-time-service.conf (deploy/systemd, in the package /usr/share/doc/floorgate/examples), whether there are tables \
+        or not; if systemd-timesyncd does, its servers have not answered for an hour (`timedatectl timesync-status`)";
+    let seen = "the kernel calls it synchronised, and the daemon does not see that";
+    match (daemon.trusted, daemon.table_agreed_seconds_ago) {
+        (false, _) => Finding::fail(check, format!("{seen}: commands are refused with CLOCK_UNTRUSTED"), advice),
+        (true, Some(_)) => {
+            let found = format!("{seen}: it goes by the table's word, and refuses commands an hour after the last one");
+            Finding::warn(check, found, advice)
+        }
+        (true, None) => Finding::warn(check, format!("{seen}: it goes by the configuration alone"), advice),
     }
 }
 
@@ -62,6 +80,12 @@ mod tests {
         let (well, ill) = (state(true, None, true), state(false, None, false));
         let hidden = judge(Trust::Auto, &well, Some(&ill));
         assert!(hidden.state == State::Fail && hidden.advice.unwrap().contains("sandbox"));
+        // Before the outage, while the tables still answer, is when it can be mended.
+        let by_table = judge(Trust::Auto, &well, Some(&state(false, Some(3), true)));
+        assert!(by_table.state == State::Warn && by_table.found.contains("an hour after"), "{by_table:?}");
+        assert!(by_table.advice.unwrap().contains("other-time-service.conf"));
+        let by_word = judge(Trust::Always, &well, Some(&state(false, None, true)));
+        assert!(by_word.state == State::Warn && by_word.advice.unwrap().contains("other-time-service.conf"));
         assert_eq!(judge(Trust::Auto, &ill, Some(&well)).state, State::Ok);
     }
 }

@@ -1,11 +1,13 @@
 //! What the running daemon says of itself, over its control socket.
 
+use std::path::Path;
 use std::time::Duration;
 
 use floorgate_model::{DeviceStatus, Timestamp};
 use serde_json::Value;
 
 use super::report::{Check, Finding};
+use super::service::{self, Unit};
 use crate::cli::words;
 use crate::control::{AskError, DeviceReport, LinkReport, LinkState, StatusReport, SyncReport};
 
@@ -21,12 +23,15 @@ const NAMED_MAX: usize = 5;
 /// Everything the daemon was asked for.
 pub(super) type Answer = Result<(StatusReport, Vec<DeviceReport>), AskError>;
 
-pub(super) fn judge(answer: &Answer, now: Timestamp) -> Vec<Finding> {
+/// `unit`: the service that runs this configuration; `folder`: where the state is.
+pub(super) fn judge(answer: &Answer, now: Timestamp, unit: Option<&Unit>, folder: &Path) -> Vec<Finding> {
     let (status, devices) = match answer {
         Ok(answer) => answer,
-        Err(error) => return silent(error),
+        Err(error) => return silent(error, unit),
     };
-    let mut findings = vec![runs(status), store(status, now), commands(status), outbox(status)];
+    let sandboxed = unit.is_some_and(|unit| unit.forbids_writing(folder).is_some());
+    let store = store(status, now, sandboxed.then_some(folder));
+    let mut findings = vec![runs(status), store, commands(status), outbox(status)];
     findings.push(link("floor", &status.floor, now));
     findings.extend(status.cloud.as_ref().map(|report| link("cloud", report, now)));
     findings.extend(status.sync.as_ref().map(|report| tables(report, now)));
@@ -43,18 +48,18 @@ pub(super) fn judge(answer: &Answer, now: Timestamp) -> Vec<Finding> {
     findings
 }
 
-fn silent(error: &AskError) -> Vec<Finding> {
+fn silent(error: &AskError, unit: Option<&Unit>) -> Vec<Finding> {
+    let denied = matches!(error, AskError::Unreachable { cause, .. } if cause.contains("ermission denied"));
+    // Who is not let in cannot tell a service that does not answer from one that does.
+    let service = unit.filter(|unit| !(denied && unit.is_active())).and_then(Unit::not_running);
     let daemon = match error {
-        AskError::Unreachable { cause, .. } if cause.contains("ermission denied") => Finding::warn(
+        AskError::Unreachable { .. } if service.is_some() => service.unwrap_or_else(absent),
+        AskError::Unreachable { .. } if denied => Finding::warn(
             Check::Daemon,
             error.to_string(),
             "ask as root or as the service's user: `sudo floorgate doctor`",
         ),
-        AskError::Unreachable { .. } => Finding::warn(
-            Check::Daemon,
-            "does not run, or not with this configuration",
-            "start it (`systemctl start floorgate`); if it does not stay, `journalctl -u floorgate` says why",
-        ),
+        AskError::Unreachable { .. } => absent(),
         AskError::Broken { .. } | AskError::Refused(_) => Finding::fail(
             Check::Daemon,
             error.to_string(),
@@ -64,6 +69,15 @@ fn silent(error: &AskError) -> Vec<Finding> {
     let rest = [Check::Store, Check::Commands, Check::Outbox, Check::Link, Check::Devices];
     let skipped = rest.map(|check| Finding::skipped(check, "the daemon was not heard"));
     std::iter::once(daemon).chain(skipped).collect()
+}
+
+/// Nobody says that it should run.
+fn absent() -> Finding {
+    Finding::warn(
+        Check::Daemon,
+        "does not run, or not with this configuration",
+        "start it (`systemctl start floorgate`); if it does not stay, `journalctl -u floorgate` says why",
+    )
 }
 
 fn runs(status: &StatusReport) -> Finding {
@@ -77,17 +91,25 @@ fn runs(status: &StatusReport) -> Finding {
     }
 }
 
-fn store(status: &StatusReport, now: Timestamp) -> Finding {
+/// Whether the store says that it takes no writes, and why.
+fn takes_nothing(status: &StatusReport) -> Option<&str> {
+    let health = status.store.get("health")?;
+    let ill = health.get("ok").and_then(Value::as_bool) == Some(false);
+    ill.then(|| health.get("reason").and_then(Value::as_str).unwrap_or("other"))
+}
+
+/// `sandboxed`: the state folder, if the unit keeps it read-only.
+fn store(status: &StatusReport, now: Timestamp, sandboxed: Option<&Path>) -> Finding {
     let (check, store) = (Check::Store, &status.store);
-    let health = store.get("health");
-    if health.and_then(|health| health.get("ok")).and_then(Value::as_bool) == Some(false) {
-        let reason = health.and_then(|health| health.get("reason")).and_then(Value::as_str).unwrap_or("other");
-        let advice = match reason {
-            "disk_full" => "make room on the disk of the state folder; it goes on by itself",
-            "read_only" => {
-                "look why the file system went read-only (`dmesg`) and mount it writable; it goes on by itself"
-            }
-            _ => "look at the disk (`dmesg`) and plan to replace it; docs/damage.md says how to move the state folder",
+    if let Some(reason) = takes_nothing(status) {
+        let advice = match (reason, sandboxed) {
+            ("disk_full", _) => "make room on the disk of the state folder; it goes on by itself".to_owned(),
+            ("read_only", Some(folder)) => service::let_it_write(folder),
+            ("read_only", None) => "if the line `disk_space` is green, the service's sandbox may keep it read-only \
+                (docs/operations.md, \"State elsewhere\"); else look why the file system went read-only (`dmesg`) and mount it \
+                writable: it goes on by itself"
+                .to_owned(),
+            _ => "look at the disk (`dmesg`) and plan to replace it; docs/damage.md says how to move the state folder".to_owned(),
         };
         return Finding::fail(check, format!("takes no writes ({})", reason.replace('_', " ")), advice);
     }
@@ -111,6 +133,14 @@ fn store(status: &StatusReport, now: Timestamp) -> Finding {
 }
 
 fn commands(status: &StatusReport) -> Finding {
+    if takes_nothing(status).is_some() {
+        let found = "are refused, because nothing can be journalled";
+        return Finding::fail(
+            Check::Commands,
+            found,
+            "see the line `store`; they are taken again as soon as it takes writes",
+        );
+    }
     match &status.inhibited {
         None => Finding::ok(Check::Commands, format!("are taken, {} open", status.commands_open)),
         Some(inhibited) => {
@@ -252,7 +282,7 @@ mod tests {
             "refused": {}, "pending_devices": [], "devices": {}, "commands_open": 0,
         });
         change(&mut status);
-        judge(&Ok((serde_json::from_value(status).unwrap(), Vec::new())), now())
+        judge(&Ok((serde_json::from_value(status).unwrap(), Vec::new())), now(), None, Path::new("/s"))
     }
 
     fn only(findings: &[Finding]) -> &Finding {
@@ -271,13 +301,7 @@ mod tests {
     #[test]
     fn each_trouble_of_the_daemon_is_one_line_that_is_not_green() {
         type Change = fn(&mut Value);
-        let troubles: [(Change, State, Check, &str); 10] = [
-            (
-                |s| s["store"]["health"] = json!({"ok": false, "reason": "disk_full"}),
-                State::Fail,
-                Check::Store,
-                "disk full",
-            ),
+        let troubles: [(Change, State, Check, &str); 9] = [
             (|s| s["store"]["full"] = json!(true), State::Fail, Check::Store, "is full"),
             (|s| s["store"]["backup_age_seconds"] = json!(9_000), State::Warn, Check::Store, "2 h old"),
             (
@@ -318,12 +342,41 @@ mod tests {
     #[test]
     fn a_daemon_that_does_not_run_is_a_note_and_what_only_it_knows_is_skipped() {
         let away = AskError::Unreachable { path: "s".into(), cause: "nobody listens".into() };
-        let all = judge(&Err(away), now());
+        let all = judge(&Err(away), now(), None, Path::new("/s"));
         assert_eq!(all.iter().filter(|finding| finding.state == State::Skipped).count(), 5);
         assert!(only(&all).found.contains("does not run"));
         let denied = AskError::Unreachable { path: "s".into(), cause: "Permission denied (os error 13)".into() };
-        assert!(only(&judge(&Err(denied), now())).advice.as_ref().unwrap().contains("sudo"));
+        assert!(only(&judge(&Err(denied), now(), None, Path::new("/s"))).advice.as_ref().unwrap().contains("sudo"));
         let hung = AskError::Broken { path: "s".into(), cause: "timed out".into() };
-        assert_eq!(only(&judge(&Err(hung), now())).state, State::Fail);
+        assert_eq!(only(&judge(&Err(hung), now(), None, Path::new("/s"))).state, State::Fail);
+    }
+
+    #[test]
+    fn a_store_that_takes_nothing_means_commands_that_are_not_taken_either() {
+        for (reason, says) in [("disk_full", "make room"), ("read_only", "sandbox"), ("io_error", "replace")] {
+            let all = answer(|s| s["store"]["health"] = json!({"ok": false, "reason": reason}));
+            let red: Vec<_> = all.iter().filter(|finding| finding.state == State::Fail).collect();
+            assert_eq!(red.iter().map(|finding| finding.check).collect::<Vec<_>>(), [Check::Store, Check::Commands]);
+            assert!(red[0].advice.as_ref().unwrap().contains(says), "{red:?}");
+            assert!(red[1].found.contains("refused"), "{red:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_should_run_and_does_not_is_red_and_one_that_is_switched_off_is_not() {
+        let away = || AskError::Unreachable { path: "s".into(), cause: "nobody listens".into() };
+        let told = |error: AskError, unit: &str| {
+            let unit = Unit::parse(&format!("LoadState=loaded\n{unit}")).unwrap();
+            let all = judge(&Err(error), now(), Some(&unit), Path::new("/s"));
+            only(&all).clone()
+        };
+        let failed = "ActiveState=failed\nUnitFileState=enabled\nResult=exit-code\nExecMainStatus=78";
+        let red = told(away(), failed);
+        assert!(red.state == State::Fail && red.found.contains("exit 78"), "{red:?}");
+        assert_eq!(told(away(), "ActiveState=inactive\nUnitFileState=enabled").state, State::Fail);
+        assert_eq!(told(away(), "ActiveState=inactive\nUnitFileState=disabled").state, State::Warn);
+        let denied = || AskError::Unreachable { path: "s".into(), cause: "Permission denied (os error 13)".into() };
+        assert_eq!(told(denied(), "ActiveState=active").state, State::Warn, "who may not ask cannot know");
+        assert_eq!(told(denied(), failed).state, State::Fail, "but systemd does");
     }
 }

@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::access::kept_from_writing;
 use super::report::{Check, Finding};
+use super::service::{self, Unit};
 use crate::cli::words;
 
 /// Room without which the store's files cannot even be put in order.
@@ -28,15 +30,15 @@ struct Mount {
     point: PathBuf,
     kind: String,
     options: Vec<String>,
+    /// Read-only at this place alone: its file system takes writes elsewhere. A sandbox does so, or a bind mount; a disk
+    /// that went read-only, or is mounted so, is it as a whole.
+    read_only_here: bool,
 }
 
-/// Looks at the folder, or while it is not there, at the folder it will be made in.
-pub(super) fn look(root: &Path, folder: &Path, quota: u64) -> Vec<Finding> {
-    let there = folder.ancestors().find_map(|folder| {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        folder.canonicalize().ok()
-    });
-    let Some(there) = there else {
+/// Looks at the folder, or while it is not there, at the folder it will be made in. `unit`: the service that will write
+/// there, with the eyes of its own.
+pub(super) fn look(root: &Path, folder: &Path, quota: u64, unit: Option<&Unit>) -> Vec<Finding> {
+    let Some(there) = nearest(folder) else {
         return vec![Finding::skipped(Check::DiskSpace, format!("`{}` cannot be looked at", folder.display()))];
     };
     let space = rustix::fs::statvfs(&there).map(|found| Space {
@@ -44,7 +46,10 @@ pub(super) fn look(root: &Path, folder: &Path, quota: u64) -> Vec<Finding> {
         read_only: found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
     });
     let room = match space {
-        Ok(space) => room(folder, space, used(folder), quota),
+        Ok(space) => {
+            let refused = unit.filter(|_| !space.read_only).and_then(|unit| refused(root, folder, unit));
+            refused.unwrap_or_else(|| room(folder, space, used(folder), quota))
+        }
         Err(error) => Finding::skipped(Check::DiskSpace, format!("`{}` cannot be looked at: {error}", there.display())),
     };
     let mounts = read(root, "proc/self/mountinfo");
@@ -58,6 +63,45 @@ pub(super) fn look(root: &Path, folder: &Path, quota: u64) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The folder, or the nearest one above that is there.
+fn nearest(folder: &Path) -> Option<PathBuf> {
+    folder.ancestors().find_map(|folder| {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        folder.canonicalize().ok()
+    })
+}
+
+/// Why the service cannot write into a folder in which others can.
+fn refused(root: &Path, folder: &Path, unit: &Unit) -> Option<Finding> {
+    let (check, subject) = (Check::DiskSpace, folder.display().to_string());
+    if let Some(line) = unit.forbids_writing(folder) {
+        let found = format!("the service's sandbox keeps it read-only ({line} in the unit), though its disk is not");
+        return Some(Finding::fail(check, found, service::let_it_write(folder)).of(subject));
+    }
+    // Of its own folders systemd sees to owner and mode.
+    let why =
+        Some(unit).filter(|unit| !unit.provides(folder)).and_then(|unit| kept_from_writing(root, folder, unit))?;
+    let user = unit.user().unwrap_or("root");
+    let advice = format!("`install -d -o {user} -g {user} -m 0700 {subject}`, then `systemctl restart floorgate`");
+    Some(Finding::fail(check, why, advice).of(subject))
+}
+
+/// Why nothing can be written into a state folder, whatever time passes: it is, or would be, at a place that is mounted
+/// read-only while its file system is not. That is a sandbox's doing, and somebody has to change its settings. `None` also
+/// for a disk that is read-only as a whole, which may be mounted otherwise in a minute.
+#[must_use]
+pub fn kept_read_only(root: &Path, folder: &Path) -> Option<String> {
+    let there = nearest(folder)?;
+    let mount = mount_of(&read(root, "proc/self/mountinfo")?, &there).filter(|mount| mount.read_only_here)?;
+    let (folder_text, point) = (folder.display(), mount.point.display());
+    let missing = if folder.exists() { "" } else { " is not there and cannot be made:" };
+    Some(format!(
+        "state_dir `{folder_text}`{missing} `{point}` is mounted read-only here, though its file system is writable. As a \
+         service: {}. Else mount it writable here, or give another `state_dir` under [store]",
+        service::let_it_write(folder)
+    ))
 }
 
 /// Bytes of the folder's files; it has no folders of its own.
@@ -96,12 +140,15 @@ fn parse(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
     let front: Vec<_> = front.split(' ').collect();
     let back: Vec<_> = back.split(' ').collect();
-    let options = [front.get(5)?, back.get(2)?].into_iter().flat_map(|all| all.split(',')).map(str::to_owned).collect();
+    let (here, whole) = (*front.get(5)?, *back.get(2)?);
+    let options = [here, whole].into_iter().flat_map(|all| all.split(',')).map(str::to_owned).collect();
+    let read_only = |options: &str| options.split(',').any(|option| option == "ro");
     Some(Mount {
         device: (*front.get(2)?).to_owned(),
         point: PathBuf::from(unescape(front.get(4)?)),
         kind: (*back.first()?).to_owned(),
         options,
+        read_only_here: read_only(here) && !read_only(whole),
     })
 }
 
@@ -147,7 +194,8 @@ fn options(mount: &Mount, disk: Option<&Path>) -> Finding {
     if has("data=writeback") {
         wrong.push(("data=writeback may leave old bytes in files after a power cut", "mount it with data=ordered"));
     }
-    if has("nobarrier") || has("barrier=0") {
+    // f2fs has it as a mode of its fsync.
+    if has("nobarrier") || has("barrier=0") || has("fsync_mode=nobarrier") {
         wrong.push(("without barriers a flush does not reach the medium", "mount it with barriers"));
     }
     if has("strictatime") {
@@ -264,6 +312,7 @@ mod tests {
             ("1 0 0:5 / /s rw - overlay o rw", "overlay"),
             ("1 0 8:1 / /s rw - ext4 d rw,data=writeback", "old bytes"),
             ("1 0 8:1 / /s rw - ext4 d rw,nobarrier", "does not reach the medium"),
+            ("1 0 8:1 / /s rw - f2fs d rw,fsync_mode=nobarrier", "does not reach the medium"),
             ("1 0 8:1 / /s rw,strictatime - ext4 d rw", "every read"),
         ] {
             let finding = options(&mount(line), None);
@@ -299,7 +348,7 @@ mod tests {
     fn the_life_of_an_emmc_is_told_by_tenths_and_its_end_is_red() {
         let told = |life: Option<&str>, reserve: &str| {
             let (root, state) = (machine(life, reserve, "0\n"), tempfile::tempdir().unwrap());
-            let mut all = look(root.path(), state.path(), MB);
+            let mut all = look(root.path(), state.path(), MB, None);
             assert_eq!(
                 all.iter().map(|finding| finding.check).collect::<Vec<_>>(),
                 [Check::DiskSpace, Check::Mount, Check::Flash]
@@ -322,14 +371,38 @@ mod tests {
     #[test]
     fn a_removable_disk_is_a_warning() {
         let (root, state) = (machine(None, "", "1\n"), tempfile::tempdir().unwrap());
-        let all = look(root.path(), &state.path().join("not/made/yet"), MB);
+        let all = look(root.path(), &state.path().join("not/made/yet"), MB, None);
         assert!(all[1].state == State::Warn && all[1].found.contains("removable"), "{all:?}");
     }
 
     #[test]
     fn a_kernel_that_shows_nothing_is_no_failure() {
         let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let all = look(root.path(), state.path(), MB);
+        let all = look(root.path(), state.path(), MB, None);
         assert_eq!(all[1].state, State::Skipped);
+    }
+
+    #[test]
+    fn a_folder_that_is_writable_here_and_not_to_the_service_is_red_with_what_to_do() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let unit = Unit::parse("LoadState=loaded\nProtectSystem=full\nProtectHome=no\nReadWritePaths=/x\n").unwrap();
+        assert_eq!(look(root.path(), state.path(), MB, Some(&unit))[0].state, State::Ok);
+        let all = look(root.path(), Path::new("/usr/floorgate-state"), MB, Some(&unit));
+        assert!(all[0].state == State::Fail && all[0].found.contains("ProtectSystem="), "{all:?}");
+        assert!(all[0].advice.as_ref().unwrap().contains("`ReadWritePaths=/usr/floorgate-state`"), "{all:?}");
+    }
+
+    #[test]
+    fn a_sandbox_is_told_from_a_disk_that_is_read_only() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        let told = |mount: &str| {
+            std::fs::write(root.path().join("proc/self/mountinfo"), format!("1 0 8:1 / / {mount}\n")).unwrap();
+            kept_read_only(root.path(), &state.path().join("fg"))
+        };
+        let text = told("ro,noatime - ext4 d rw").unwrap();
+        assert!(text.contains("is not there and cannot be made") && text.contains("ReadWritePaths="), "{text}");
+        assert_eq!(told("ro - ext4 d ro"), None, "it may be mounted otherwise in a minute");
+        assert_eq!(told("rw - ext4 d rw"), None);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 #[expect(missing_docs, reason = "`docs/operations.md` says what each looks at; the texts of the findings too")]
 pub enum Check {
     Configuration,
+    Access,
     Daemon,
     Clock,
     DiskSpace,
@@ -30,8 +31,9 @@ pub enum Check {
 
 impl Check {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Configuration,
+        Self::Access,
         Self::Daemon,
         Self::Clock,
         Self::DiskSpace,
@@ -56,6 +58,7 @@ impl Check {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
+            Self::Access => "access",
             Self::Daemon => "daemon",
             Self::Clock => "clock",
             Self::DiskSpace => "disk_space",

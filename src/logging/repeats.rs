@@ -149,4 +149,19 @@ mod tests {
         assert_eq!(levels.iter().filter(|level| **level == Level::WARN).count(), 2);
         assert_eq!(levels.iter().filter(|level| **level == Level::INFO).count(), 6);
     }
+
+    #[test]
+    fn the_same_text_with_another_cause_is_another_line() {
+        let seen = Seen::default();
+        let subscriber = tracing_subscriber::registry().with(Repeats::new(Box::new(|_| {}))).with(seen.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..3 {
+                for cause in ["connection refused", "no space left on device"] {
+                    let error = std::io::Error::other(cause);
+                    tracing::warn!(%error, "the table did not take it");
+                }
+            }
+        });
+        assert_eq!(seen.0.lock().unwrap().len(), 2);
+    }
 }

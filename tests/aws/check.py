@@ -195,7 +195,7 @@ def tables(checks):
     wanted = {
         "iot-devices": (["device_id"], [("location-index", ["location"], "INCLUDE", listed)], None),
         "iot-telemetry-history": (["device_id", "timestamp"], [], "expires_at"),
-        "iot-commands": (["device_id", "command_id"], [], None),
+        "iot-commands": (["device_id", "command_id"], [], "forget_at"),
     }
     found = {}
     for name, resource in checks.template.of_type("AWS::DynamoDB::Table").items():
@@ -304,6 +304,21 @@ def agentcore(checks):
         checks.same(f"{name}: gateway", f'AgentCore::Gateway::"{MADE["Gateway.GatewayArn"]}"' in statement, True)
     checks.same("actions that the policies name", named, actions)
     gateway = checks.template.properties("Gateway")
+    # Who asks: written by an interceptor of this stack that sees the token, let through by the target, believed by the tools.
+    (interceptor,) = gateway["InterceptorConfigurations"]
+    function = checks.template.properties("InterceptorFunction")
+    checks.same("interceptor", interceptor["Interceptor"]["Lambda"]["Arn"], checks.template.attribute("InterceptorFunction.Arn"))
+    checks.same("interception", interceptor["InterceptionPoints"], ["REQUEST"])
+    checks.same("headers for the interceptor", interceptor["InputConfiguration"], {"PassRequestHeaders": True})
+    allowed = properties["MetadataConfiguration"]["AllowedRequestHeaders"]
+    checks.same("headers for the tools", allowed, ["x-operator-id", "x-operator-name"])
+    tools_function = checks.template.properties("ToolsFunction")
+    checks.same("handlers", (tools_function["Handler"], function["Handler"]), ("lambda", "interceptor"))
+    checks.same("operators are named", tools_function["Environment"]["Variables"]["FLOORGATE_OPERATOR_HEADERS"], "true")
+    discovery = gateway["AuthorizerConfiguration"]["CustomJWTAuthorizer"]
+    issuer = discovery["DiscoveryUrl"].removesuffix("/.well-known/openid-configuration")
+    wanted = {"FLOORGATE_ISSUER": issuer, "FLOORGATE_CLIENT_IDS": discovery["AllowedClients"][0]}
+    checks.same("whose tokens count", function["Environment"]["Variables"], wanted)
     checks.same("policy engine", gateway["PolicyEngineConfiguration"]["Mode"], "ENFORCE")
     # The checks can find something: a word that AgentCore's schemas do not have, and a name that is none.
     tools[0]["InputSchema"]["Enum"] = ["x"]
@@ -317,6 +332,7 @@ def roles(checks):
     log = {"logs:CreateLogStream", "logs:PutLogEvents"}
     wanted = {
         "GatewayTablesRole": {"dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:BatchWriteItem"},
+        "InterceptorRole": log,
         "PresenceRole": {"dynamodb:UpdateItem"} | log,
         "ToolsRole": read | {"dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:UpdateItem", "iot:Publish"} | log,
         "GatewayRole": {

@@ -1,19 +1,21 @@
 //! The demo's acts, all of them, against the daemon that the package installed: readings and warnings, a recalibration as the
 //! agent asks for it, failing commands undone, a stale one refused, one that comes three times done once, a silent sensor, the
-//! uplink cut. Devices, agent, broker and table are the demo's, on this host; what they see is judged by the demo's own checks.
+//! uplink cut, an agent refused. Devices, agents, tools, broker and table are the demo's, on this host; what they see is judged by the demo's own checks.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use floorgate_demo::acts;
-use floorgate_demo::agent::Agent;
 use floorgate_demo::broker::Broker;
+use floorgate_demo::builds::{self, Progress};
 use floorgate_demo::daemon::{Daemon, Surroundings};
 use floorgate_demo::devices::{Fleet, Pace, VALVE};
 use floorgate_demo::dynamo::Client as TableClient;
 use floorgate_demo::proxy::Proxy;
+use floorgate_demo::seed_tool::SeedTool;
 use floorgate_demo::stage::Stage;
 use floorgate_demo::table::Table;
+use floorgate_demo::tools::Tools;
 use floorgate_demo::view::View;
 
 use crate::given::Given;
@@ -24,7 +26,7 @@ use crate::service;
 
 /// Fields of the journal by which operators search.
 const FIELDS: &[&str] = &["DEVICE_ID", "COMMAND_ID", "REASON"];
-const ALL: &[u8] = &[1, 2, 3, 4, 5, 6, 7];
+const ALL: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8];
 
 pub async fn story(given: &Given) {
     let folder = tempfile::tempdir().unwrap();
@@ -59,8 +61,10 @@ pub async fn play(machine: &Machine, floor: SocketAddr, folder: &Path, wanted: &
     service::active(machine).await;
     println!("board: start to READY {} ms", service::start_to_ready(machine).await.as_millis());
     let client = TableClient::to(table.address());
+    let tools = builds::tools(&Progress::default()).await.unwrap();
     let stage = Stage {
-        agent: Agent::start(broker.address(), client.clone()),
+        tools: Tools::start(&tools, folder, broker.address(), table.address()).await.unwrap(),
+        seed_tool: SeedTool::start(broker.address(), client.clone()),
         table: client,
         fleet: Fleet::start(floor, Pace::default()),
         daemon,
@@ -69,6 +73,7 @@ pub async fn play(machine: &Machine, floor: SocketAddr, folder: &Path, wanted: &
         view: View::new(false),
     };
     let failed = acts::play_some(&stage, wanted).await;
+    stage.tools.stop().await;
     table.stop().await;
     assert_eq!(failed, 0, "acts of the demo did not end as they should");
 }

@@ -1,11 +1,12 @@
-//! `cargo xtask fleet`: the fleet's MCP server with an OpenID provider, another SDK's client and the official conformance suite.
+//! `cargo xtask fleet`: the fleet's MCP server with an OpenID provider, another SDK's client and the official conformance suite;
+//! behind it a broker, the real daemon and the demo's devices, so that a command really goes all the way and back.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::servers;
+use crate::servers::{self, Persistence};
 use crate::tools::{self, cargo, run, target};
 
 /// What npm installs. The suite needs a newer Node than some distributions have, so that comes from there as well.
@@ -16,12 +17,17 @@ const PYPI: [&str; 2] = ["mcp==2.3.0", "boto3==1.44.5"];
 pub(crate) fn suite() -> Result<()> {
     let modules = npm()?;
     let python = tools::python("fleet", &PYPI)?;
-    run(cargo().args(["build", "--package", "floorgate-fleet", "--bin", "floorgate-fleet"]))?;
+    run(cargo().args(["build", "--package", "floorgate", "--bin", "floorgate"]))?;
+    run(cargo().args(["build", "--package", "floorgate-fleet", "--bin", "floorgate-fleet", "--example", "floor"]))?;
+    let folder = tempfile::tempdir()?;
+    let broker = servers::mosquitto(folder.path(), "cloud", Persistence::InMemory)?;
     let table = servers::moto()?;
     let mut suite = Command::new(python);
     suite.arg(tools::root().join("fleet/suite/run.py")).arg(target().join("debug/floorgate-fleet"));
     suite.arg(modules.join("node/bin/node")).arg(&modules).arg(format!("http://127.0.0.1:{}", table.port));
-    run(suite.arg(target().join("fleet-suite/results")))
+    suite.arg(target().join("fleet-suite/results")).arg(target().join("debug/examples/floor"));
+    suite.arg(format!("127.0.0.1:{}", broker.port)).env("FLOORGATE_BIN", target().join("debug/floorgate"));
+    run(&mut suite)
 }
 
 fn npm() -> Result<PathBuf> {

@@ -8,6 +8,7 @@ mod disk;
 mod emulated;
 mod faults;
 mod fleet;
+mod lambda;
 mod package;
 mod platform;
 mod servers;
@@ -38,6 +39,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
                         --no-flush swallows the daemon's flushes and wants the judge to find that
   aws [--write]         the AWS template against its sources, cfn-lint and AWS's own models; --write renews what is generated
   cross TARGET          the release binary for aarch64-unknown-linux-gnu or armv7-unknown-linux-gnueabihf
+  lambda                floorgate-fleet for AWS Lambda on arm64, zipped, checked, and run under qemu with a played Runtime API
   deb ARCHITECTURE      the Debian package for amd64, arm64 or armhf, checked
   reproducible TARGET   the release binary built twice, in two folders: the same bytes
   emulated [--no-run] [TARGET…]
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
             _ => Err(anyhow::anyhow!("aws takes --write alone")),
         },
         "cross" => one("TARGET").and_then(cross::cross),
+        "lambda" => lambda::lambda(),
         "deb" => one("ARCHITECTURE").and_then(package::deb),
         "reproducible" => one("TARGET").and_then(cross::reproducible),
         "emulated" => emulated::Asked::parse(rest).and_then(|asked| emulated::emulated(&asked)),

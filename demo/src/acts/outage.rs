@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{MINUTE, OUTAGE};
-use crate::devices::now;
+use crate::devices::{PRESSURE, now};
 use crate::stage::Stage;
 
 /// A block of samples stays open for 60 s at most; then it has to go up.
@@ -49,15 +49,15 @@ pub(super) async fn play(stage: &Stage) -> Result<()> {
     stage.until("`status` says that both links are up", BACK_WITHIN, back).await?;
     let current = async || {
         for device in stage.fleet.devices() {
-            let item = stage.item(device.spec().id).await?;
-            let seen = item["last_seen_at"].as_str().and_then(|at| Timestamp::parse(at).ok());
+            let told = stage.told(device.spec().id).await?;
+            let seen = told["last_seen_at"].as_str().and_then(|at| Timestamp::parse(at).ok());
             if seen.is_none_or(|seen| seen < ended.saturating_sub(Duration::from_secs(15))) {
                 return Ok(None);
             }
         }
         Ok(Some(()))
     };
-    stage.until("the table is current again", BACK_WITHIN, current).await?;
+    stage.until("the tools tell what is current again", BACK_WITHIN, current).await?;
     stage.view.say("The newest state of every device is up; now the samples follow, block by block (up to a minute).");
     let accounted = async || {
         let mut missing = 0;
@@ -66,10 +66,10 @@ pub(super) async fn play(stage: &Stage) -> Result<()> {
             let acknowledged: BTreeSet<_> = acknowledged.range(..=ended).copied().collect();
             missing += acknowledged.difference(&stage.history(device.spec().id).await?).count();
         }
-        ensure!(missing == 0, "{missing} acknowledged readings are not in the table");
+        ensure!(missing == 0, "{missing} acknowledged readings are not in the history");
         Ok(Some(()))
     };
-    stage.until("every acknowledged reading is in iot-telemetry-history", ACCOUNTED_WITHIN, accounted).await?;
+    stage.until("get_telemetry_history tells every acknowledged reading", ACCOUNTED_WITHIN, accounted).await?;
     let (mut total, mut cut) = (0, 0);
     for device in stage.fleet.devices() {
         let log = device.log();
@@ -77,7 +77,7 @@ pub(super) async fn play(stage: &Stage) -> Result<()> {
         cut += log.acknowledged.range(began..=ended).count();
     }
     stage.view.say(&format!(
-        "Every reading is accounted for: {total} acknowledged on the floor so far, {cut} of them taken during the cut, all in the table."
+        "Every reading is accounted for: {total} acknowledged on the floor so far, {cut} of them taken during the cut, all told by get_telemetry_history."
     ));
     Ok(())
 }
@@ -105,5 +105,9 @@ async fn outage(stage: &Stage) -> Result<()> {
         ensure!(at_first.get(id).is_some_and(|first| count > *first), "{id} got no acknowledgement during the cut");
     }
     stage.view.say("Meanwhile the gateway took and acknowledged every device's readings.");
+    let told = stage.told(PRESSURE).await?;
+    let age = told["age_seconds"].as_u64().context("get_device_status does not say how old it is")?;
+    ensure!(age >= OUTAGE.as_secs() / 2, "what the tools know of {PRESSURE} claims to be {age} s old");
+    stage.view.say(&format!("The tools answer all along, and say how old it is: {age} s."));
     Ok(())
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::put;
 use crate::age::{text, time};
+use crate::error::code;
 use crate::store::Item;
 
 /// What is told as it stands in the item.
@@ -43,6 +44,11 @@ pub(super) fn has_gateway(item: &Item) -> bool {
 /// Whether a gateway accepted it.
 pub(super) fn is_delivered(item: &Item) -> bool {
     has_gateway(item) && !matches!(status(item), ExecutionStatus::Rejected | ExecutionStatus::Expired)
+}
+
+/// Whether it certainly never left, and no gateway has it after all.
+pub(super) fn is_unsent(item: &Item) -> bool {
+    status(item) == ExecutionStatus::Failed && text(item, "reason") == Some(code::NOT_SENT) && !has_gateway(item)
 }
 
 /// Whether it would have been accepted, had it been meant.

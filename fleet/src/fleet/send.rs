@@ -4,6 +4,8 @@
 //!
 //! 1. The words: command and parameters, by the catalogue of `floorgate-model`. A type that has no built-in profile is
 //!    described at its gateway alone, which then judges the parameters.
+//!    Then, for doors without a memory of their own: the caller read this device's status shortly before
+//!    ([`super::status_first`]).
 //! 2. The device: it is there, not offline, not in maintenance, its gateway not silent. `set_status` is done at the
 //!    gateway, so it goes to a device in any state.
 //! 3. A repeat: with an idempotency key the command's id follows from caller, device and key, so a second call finds the
@@ -15,14 +17,15 @@
 //! 7. The wait: the item is read until it is final, the time is over, or the door's own caller would give up.
 //!
 //! A call that dies between 5 and 6 leaves an item that nobody executes. A repeat with the same key publishes it again,
-//! byte for byte the same: the gateway takes an id once, so this is safe also if it had left.
+//! byte for byte the same, at most every [`PUBLISHED_EVERY`] and to no gateway that is silent: the gateway takes an id once,
+//! so this is safe also if it had left. What certainly did not leave (`NOT_SENT`) is begun anew by a repeat with its key.
 
 pub(super) mod budget;
 mod repeat;
 
 use std::time::Duration;
 
-use floorgate_model::command::{LIFETIME_MAX, PARAMETERS_MAX, PAYLOAD_MAX};
+use floorgate_model::command::{LIFETIME_MAX, PARAMETERS_MAX, PAYLOAD_MAX, canonical};
 use floorgate_model::table::{commands, devices};
 use floorgate_model::{CommandId, CommandName, DeviceId, DeviceStatus, Profile, Reason, Timestamp};
 use serde_json::{Map, Value};
@@ -33,7 +36,7 @@ use crate::age::{Leases, text};
 use crate::arguments::Arguments;
 use crate::error::{ToolError, code};
 use crate::link::LinkError;
-use crate::store::{Created, Item, LastCommand};
+use crate::store::{Created, Item, LastCommand, PUBLISHED_AT, as_stored};
 use crate::tools::{WAIT_SECONDS_DEFAULT, WAIT_SECONDS_MAX};
 
 /// Between two looks at a command's item, at first; half as much longer each time.
@@ -42,10 +45,17 @@ const LOOK_EVERY_FIRST: Duration = Duration::from_millis(50);
 const LOOK_EVERY_LAST: Duration = Duration::from_millis(500);
 /// Kept for the answer itself when the door's own caller waits only so long.
 const ANSWER_TAKES: Duration = Duration::from_millis(500);
+/// The same message is published again at most so often, whoever repeats the command.
+pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
 /// Longest text among the parameters, characters.
 const PARAMETER_TEXT_MAX: usize = 256;
+/// Whose command it is, in its item: [`Caller::key`](crate::Caller::key). Names change and are not unique.
+const CALLER_KEY: &str = "caller_key";
 /// Longest idempotency key, characters.
 pub(super) const KEY_MAX: u64 = 128;
+
+const MAY_NOT_HAVE_LEFT: &str = "it is not known whether the command left, and no gateway has answered; it will not be \
+    executed after its expiry: ask get_command_status, or repeat it with the same idempotency_key";
 
 /// A command as it was asked for, its words checked.
 struct Asked {
@@ -71,6 +81,7 @@ impl Call<'_> {
         let asked = asked(arguments, &given).map_err(|error| {
             error.with(devices::DEVICE_ID, named.as_str()).with("command", given.as_str()).with("delivered", false)
         })?;
+        self.status_was_read(&named).await.map_err(|error| asked.refused(&named, error))?;
         let (device_id, device) = self.device(&named).await.map_err(|error| asked.refused(&named, error))?;
         let sent = self.send(&asked, &device_id, &device).await;
         sent.map_err(|error| if error.details.contains_key("status") { error } else { asked.refused(&named, error) })
@@ -80,8 +91,9 @@ impl Call<'_> {
         let leases = Leases::of(&self.parts.store, std::slice::from_ref(device)).await?;
         let stale = leases.stale(device, self.now);
         let command = Command { device_id, command_id: self.command_id(asked, device_id), asked };
-        let mut repeated = true;
-        let item = match self.earlier(&command, device).await? {
+        let (mut repeated, mut left) = (true, true);
+        let earlier = self.earlier(&command, device).await?;
+        let item = match earlier.filter(|item| !record::is_unsent(item)) {
             Some(item) => item,
             None => {
                 check_parameters(asked, device)?;
@@ -92,19 +104,22 @@ impl Call<'_> {
                     // Without a key the id is new, so what is there is this call's: an answer of the table was lost.
                     created if created == Created::New || asked.key.is_none() => {
                         repeated = false;
-                        self.begin(&command, new).await?
+                        left = self.begin(&command, &new).await?;
+                        new
                     }
                     // Two calls with one key at the same time: the other one sends it.
                     _ => self.same(&command).await?.ok_or_else(gone)?,
                 }
             }
         };
-        if repeated && !record::has_gateway(&item) && !record::is_overdue(&item, self.now) && !is_final(&item) {
-            // It may have left before: that it cannot leave now says nothing about it.
-            let _ = self.parts.link.publish(device_id, &payload(&item)).await;
+        if repeated && stale.is_none() {
+            self.publish_again(device_id, &item).await;
         }
         let item = self.word_on(item, device_id, asked.wait).await?;
         let mut answer = record::told(&item, self.parts.clock.now());
+        if !left && !is_final(&item) && !record::has_gateway(&item) {
+            answer.insert("message".to_owned(), MAY_NOT_HAVE_LEFT.into());
+        }
         answer.insert("repeated".to_owned(), repeated.into());
         answer.insert("stale".to_owned(), stale.is_some().into());
         super::put(&mut answer, devices::LAST_SEEN_AT, device.get(devices::LAST_SEEN_AT));
@@ -121,17 +136,19 @@ impl Call<'_> {
         record.insert("command".to_owned(), asked.command.as_str().into());
         record.insert("parameters".to_owned(), Value::Object(asked.parameters.clone()));
         record.insert("issuer".to_owned(), self.caller.issuer().into());
+        record.insert(CALLER_KEY.to_owned(), self.caller.key().into());
         record.insert("issued_at".to_owned(), self.now.to_string().into());
         record.insert("expires_at".to_owned(), self.now.saturating_add(asked.lifetime).to_string().into());
         record.insert(commands::STATUS.to_owned(), "created".into());
+        record.insert(PUBLISHED_AT.to_owned(), self.now.as_millis().into());
         if asked.dry_run {
             record.insert("dry_run".to_owned(), true.into());
         }
         record
     }
 
-    /// From the new item to the message.
-    async fn begin(&self, command: &Command<'_>, item: Item) -> Result<Item, ToolError> {
+    /// From the new item to the message; `false` if nobody knows whether that left.
+    async fn begin(&self, command: &Command<'_>, item: &Item) -> Result<bool, ToolError> {
         let (device_id, id) = (command.device_id.as_str(), command.command_id.as_str());
         if !command.asked.dry_run {
             let parameters = Value::Object(command.asked.parameters.clone());
@@ -148,14 +165,28 @@ impl Call<'_> {
                 return Err(ToolError::reason(Reason::UnknownDevice, message));
             }
         }
-        self.publish(command.device_id, &item).await?;
-        Ok(item)
+        self.publish(command.device_id, item).await
     }
 
-    async fn publish(&self, device: &DeviceId, item: &Item) -> Result<(), ToolError> {
+    /// Once more what no gateway has taken up, if nobody did so a moment ago.
+    async fn publish_again(&self, device: &DeviceId, item: &Item) {
+        if record::has_gateway(item) || record::is_overdue(item, self.now) || is_final(item) {
+            return;
+        }
+        let id = text(item, commands::COMMAND_ID).unwrap_or_default();
+        let (now, every) = (self.now.as_millis(), i64::try_from(PUBLISHED_EVERY.as_millis()).unwrap_or(i64::MAX));
+        let before = now.saturating_sub(every);
+        // It may have left before: that a table or the way fails now says nothing about it.
+        if self.parts.store.claim_publication((device.as_str(), id), before, now).await.unwrap_or(false) {
+            let _ = self.parts.link.publish(device, &payload(item)).await;
+        }
+    }
+
+    async fn publish(&self, device: &DeviceId, item: &Item) -> Result<bool, ToolError> {
         match self.parts.link.publish(device, &payload(item)).await {
+            Ok(()) => Ok(true),
             // It may be on its way: the gateway's word tells.
-            Ok(()) | Err(LinkError::Unknown(_)) => Ok(()),
+            Err(LinkError::Unknown(_)) => Ok(false),
             Err(LinkError::NotSent(why)) => {
                 let message = format!("the command was not sent, and will not be executed: {why}");
                 let id = text(item, commands::COMMAND_ID).unwrap_or_default();
@@ -167,8 +198,8 @@ impl Call<'_> {
 
     /// A table that fails here does not hide why the command was not sent; its failure is in the log.
     async fn end_unsent(&self, device: &str, id: &str, message: &str) {
-        let now = self.parts.clock.now();
-        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, now).await;
+        let (now, published) = (self.parts.clock.now(), self.now.as_millis());
+        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, (now, published)).await;
     }
 
     /// The item as soon as it is final, or as it is when the wait is over.
@@ -214,9 +245,10 @@ fn gone() -> ToolError {
     )
 }
 
-/// A refusal of the gateway is an error for the caller, with the whole record; all else is what really happened.
+/// A refusal of the gateway is an error for the caller, with the whole record, and so is what never left; all else is what
+/// really happened.
 fn verdict(answer: Item) -> Result<Item, ToolError> {
-    let refused = matches!(text(&answer, commands::STATUS), Some("rejected" | "expired"));
+    let refused = matches!(text(&answer, commands::STATUS), Some("rejected" | "expired")) || record::is_unsent(&answer);
     if !refused || record::is_dry_run_ok(&answer) {
         return Ok(answer);
     }
@@ -255,7 +287,8 @@ fn asked(arguments: &mut Arguments, given: &str) -> Result<Asked, ToolError> {
     let lifetime = arguments.whole("expires_in_seconds", 1, LIFETIME_MAX.as_secs())?;
     Ok(Asked {
         command,
-        parameters,
+        // As the table gives them back: a repeat, which is made from there, has to be the same message.
+        parameters: as_stored(parameters),
         dry_run: arguments.flag("dry_run")?,
         key: arguments.text_of("idempotency_key", KEY_MAX)?,
         wait: Duration::from_secs(wait),
@@ -314,7 +347,8 @@ fn payload(item: &Item) -> String {
     ] {
         super::put(&mut payload, field, item.get(attribute));
     }
-    Value::Object(payload).to_string()
+    // A table keeps no order.
+    canonical(&payload)
 }
 
 /// A new id: ids of later commands are greater, so a device's items lie in the order of their asking.

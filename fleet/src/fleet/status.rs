@@ -28,7 +28,7 @@ const TOLD: [&str; 13] = [
 
 impl Call<'_> {
     pub(super) async fn get_device_status(&self, arguments: &mut Arguments) -> Result<Item, ToolError> {
-        let (_, item) = self.device(&arguments.required("device_id")?).await?;
+        let (id, item) = self.device(&arguments.required("device_id")?).await?;
         let leases = Leases::of(&self.parts.store, std::slice::from_ref(&item)).await?;
         let mut answer = Item::new();
         for attribute in TOLD {
@@ -43,6 +43,7 @@ impl Call<'_> {
             answer.insert("gateway_last_seen_at".to_owned(), seen.to_string().into());
         }
         leases.tell(&item, self.now, &mut answer);
+        self.note_status_read(&id).await;
         Ok(answer)
     }
 }

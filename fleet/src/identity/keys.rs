@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a set is fresh for | [`FRESH_FOR`]; the first request after that starts one refresh in the background and is served with what is there |
 //! | an unknown `kid` | one refresh, then refused; those who ask meanwhile wait for the same one |
-//! | refreshes | at most one every [`REFRESH_EVERY`], whoever asks and however it ended |
+//! | refreshes | at most one every [`REFRESH_EVERY`], whoever asks and however it ended; each in a task of its own, so that a request that is given up takes none with it |
 //! | an issuer that does not answer | the old keys count until they are [`AGE_MAX`] old, then nobody gets in |
 //! | size | [`SET_BYTES_MAX`] bytes, [`KEYS_MAX`] usable keys; a set that is larger or holds none is refused as a whole |
 //!
@@ -73,7 +73,7 @@ struct Held {
 pub struct KeyCache {
     source: Box<dyn KeySource>,
     held: Mutex<Held>,
-    refreshing: tokio::sync::Mutex<()>,
+    refreshing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl std::fmt::Debug for KeyCache {
@@ -85,7 +85,7 @@ impl std::fmt::Debug for KeyCache {
 impl KeyCache {
     /// An empty cache; nothing is asked yet.
     pub fn new(source: Box<dyn KeySource>) -> Self {
-        Self { source, held: Mutex::default(), refreshing: tokio::sync::Mutex::new(()) }
+        Self { source, held: Mutex::default(), refreshing: Arc::default() }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -142,11 +142,21 @@ impl KeyCache {
     }
 
     /// One refresh for all who wait, if one is due. `true` if the set at hand is from the latest question.
-    async fn refresh_once(&self) -> bool {
-        let _alone = self.refreshing.lock().await;
-        let due = may_ask(&self.held());
-        if due && let Err(error) = self.refresh().await {
-            tracing::warn!(%error, "keeping the issuer's keys of before");
+    ///
+    /// Cancel safe: whoever gives up waiting stops nothing. Anybody can make a request and hang up, and if that ended the
+    /// question, the next one would have to wait for [`REFRESH_EVERY`], again and again.
+    async fn refresh_once(self: &Arc<Self>) -> bool {
+        let alone = Arc::clone(&self.refreshing).lock_owned().await;
+        if may_ask(&self.held()) {
+            let cache = Arc::clone(self);
+            let asking = tokio::spawn(async move {
+                if let Err(error) = cache.refresh().await {
+                    tracing::warn!(%error, "keeping the issuer's keys of before");
+                }
+                drop(alone);
+            });
+            // It does not panic; if it did, the keys at hand would be those of before.
+            let _ = asking.await;
         }
         let held = self.held();
         held.fetched.zip(held.asked).is_some_and(|(fetched, asked)| fetched >= asked)

@@ -11,8 +11,8 @@
 //! 2. Signed by a key of the issuer's key set with its `kid` ([`keys`]: bounded in size, age and how often it is asked for).
 //! 3. `iss` exactly the configured issuer. `exp` present and not past, `nbf` and `iat` not in the future, each with
 //!    [`CLOCK_SKEW_SECONDS`] of patience.
-//! 4. For this server: `aud` contains one of the configured audiences; or, as Cognito's access tokens have no `aud`,
-//!    `token_use` is `access` and `client_id` is one of the configured clients. Where clients are configured, `client_id`
+//! 4. For this server: `aud` contains one of the configured audiences; or, where there is no `aud`, as in Cognito's access
+//!    tokens, `token_use` is `access` and `client_id` is one of the configured clients. Where clients are configured, `client_id`
 //!    (else `azp`) must be one of them in any case. A `token_use` other than `access` is refused: an ID token is no key.
 //! 5. `sub` present: 1 to [`SUBJECT_CHARS_MAX`] characters, none of them a control character.
 //!

@@ -104,6 +104,7 @@ pub(crate) fn cognito() -> Rules {
         issuer: ISSUER.to_owned(),
         audiences: Vec::new(),
         client_ids: vec![CLIENT.to_owned()],
+        any_audience: false,
         groups_claim: "cognito:groups".to_owned(),
     }
 }

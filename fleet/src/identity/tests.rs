@@ -137,6 +137,30 @@ async fn a_known_client_and_a_foreign_audience_do_not_make_a_token_ours() {
 }
 
 #[tokio::test]
+async fn an_audience_counts_also_where_none_is_configured() {
+    let signer = Signer::new("k1");
+    let (strict, _) = identity(cognito(), &signer);
+    let (behind, _) = identity(Rules { any_audience: true, ..cognito() }, &signer);
+    let billing = with(claims(&[]), &json!({"aud": "https://billing.example"}));
+    assert!(reason(verify(&strict, &signer.token(&billing)).await).contains("another service"));
+    assert!(verify(&behind, &signer.token(&billing)).await.is_ok(), "a gateway before us has judged it");
+    let stranger = signer.token(&with(billing, &json!({"client_id": "other"})));
+    assert!(verify(&behind, &stranger).await.is_err());
+}
+
+#[tokio::test]
+async fn a_group_whose_name_could_pass_for_another_is_not_taken_over() {
+    let signer = Signer::new("k1");
+    let (identity, _) = identity(cognito(), &signer);
+    let odd = claims(&["x\"senior_operator", "senior_operator\\", "operators"]);
+    let operator = verify(&identity, &signer.token(&odd)).await.unwrap();
+    assert_eq!(
+        (operator.caller.groups, operator.tags[GROUPS_TAG].as_str()),
+        (vec!["operators".to_owned()], r#"["operators"]"#)
+    );
+}
+
+#[tokio::test]
 async fn what_is_no_signed_token_of_an_accepted_kind_is_refused() {
     let signer = Signer::new("k1");
     let (identity, published) = identity(cognito(), &signer);
@@ -220,6 +244,34 @@ async fn a_new_key_is_asked_for_once_and_a_flood_of_unknown_ones_every_ten_secon
         tokio::time::advance(Duration::from_millis(100)).await;
     }
     assert!((11..=12).contains(&published.asked()), "{} questions in 100 s", published.asked());
+}
+
+/// An issuer whose answers take a second.
+struct Slow(Arc<testing::Published>);
+
+impl KeySource for Slow {
+    fn fetch(&self) -> futures_util::future::BoxFuture<'_, Result<Vec<u8>, KeysError>> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            testing::Source(Arc::clone(&self.0)).fetch().await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_does_not_take_the_question_for_new_keys_with_it() {
+    let signer = Signer::new("k1");
+    let published = Arc::new(testing::Published::default());
+    published.publish(&[signer.jwk()]);
+    let keys = Arc::new(KeyCache::new(Box::new(Slow(Arc::clone(&published)))));
+    let identity = Identity::new(cognito(), keys, Arc::new(|| NOW));
+    let stranger = Signer::new("k2").token(&claims(&[]));
+    for _ in 0..20 {
+        let given_up = tokio::time::timeout(Duration::from_millis(10), verify(&identity, &stranger)).await;
+        assert!(given_up.is_err());
+    }
+    assert!(verify(&identity, &signer.token(&claims(&["operators"]))).await.is_ok());
+    assert_eq!(published.asked(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,6 +363,17 @@ async fn only_https_and_loopback_are_asked() {
     {
         assert_eq!(fetch::is_loopback(host), loopback, "{host}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_says_nothing_is_waited_for_five_seconds() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}/keys", listener.local_addr().unwrap());
+    let began = tokio::time::Instant::now();
+    let fetch = Fetch::address(&address, None).unwrap();
+    let asked = tokio::time::timeout(Duration::from_secs(600), fetch.fetch()).await.expect("it gives up by itself");
+    assert!(asked.unwrap_err().to_string().contains("within 5 s"));
+    assert_eq!(began.elapsed(), fetch::TIMEOUT);
 }
 
 #[test]

@@ -9,7 +9,12 @@ use crate::caller::Caller;
 use crate::error::{ToolError, code};
 
 /// Between an AgentCore target's name and the tool's: targets have no underscore, so the first one parts them.
-const SEPARATOR: &str = "___";
+pub(super) const SEPARATOR: &str = "___";
+
+/// The header that names the operator.
+pub(super) const OPERATOR_ID: &str = "x-operator-id";
+/// The header with the operator's name for people.
+pub(super) const OPERATOR_NAME: &str = "x-operator-name";
 
 /// How an answer is wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,7 +44,7 @@ impl Invocation {
     ) -> Result<Self, Box<(ToolError, Reply)>> {
         let context: Value = client_context.and_then(json_of).unwrap_or_default();
         let custom = context.get("custom").or_else(|| context.get("Custom")).cloned().unwrap_or_default();
-        let caller = caller(&custom, settings.operator_headers);
+        let caller = caller(&custom, settings.operator_headers).map_err(|error| Box::new((error, settings.reply)))?;
         let event = match serde_json::from_slice(body) {
             Ok(Value::Object(event)) => event,
             // An AgentCore tool without arguments.
@@ -79,8 +84,9 @@ fn json_of(header: &str) -> Option<Value> {
     })
 }
 
-/// By itself the gateway tells nothing of who asks: the caller is the gateway. With an interceptor it is whom that named.
-fn caller(custom: &Value, operator_headers: bool) -> Caller {
+/// By itself the gateway tells nothing of who asks: the caller is the gateway. With an interceptor it is whom that named,
+/// and a call in nobody's name, or in two, is refused: then it was not the interceptor that wrote these headers.
+fn caller(custom: &Value, operator_headers: bool) -> Result<Caller, ToolError> {
     let of = |name: &str| custom.get(name).and_then(Value::as_str).unwrap_or_default();
     let gateway = match of("bedrockAgentCoreGatewayId") {
         "" => "lambda".to_owned(),
@@ -88,7 +94,7 @@ fn caller(custom: &Value, operator_headers: bool) -> Caller {
     };
     let unknown = Caller { subject: gateway.clone(), client_id: gateway.clone(), ..Caller::default() };
     if !operator_headers {
-        return unknown;
+        return Ok(unknown);
     }
     let headers = match custom.get("bedrockAgentCorePropagatedHeaders") {
         // Some runtimes give the object as a text.
@@ -97,21 +103,27 @@ fn caller(custom: &Value, operator_headers: bool) -> Caller {
         None => Value::Null,
     };
     let header = |wanted: &str| {
-        let found = headers.as_object()?.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
-        found.1.as_str().map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned)
+        let mut named = headers.as_object().into_iter().flatten().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let (only, other) = (named.next(), named.next());
+        let value = only.filter(|_| other.is_none()).and_then(|(_, value)| value.as_str());
+        value.map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned)
     };
-    let Some(subject) = header("x-operator-id") else { return unknown };
+    let Some(subject) = header(OPERATOR_ID) else {
+        let message = "nobody is named as the operator of this call (one x-operator-id, written by the gateway's \
+                       interceptor); nothing was done. Without an interceptor start without operator headers";
+        return Err(ToolError::new(code::OPERATOR_UNKNOWN, message));
+    };
     let list = |name: &str| {
         let whole = header(name).unwrap_or_default();
         whole.split([',', ' ']).filter(|word| !word.is_empty()).map(str::to_owned).collect()
     };
-    Caller {
+    Ok(Caller {
         subject,
-        name: header("x-operator-name").unwrap_or_default(),
+        name: header(OPERATOR_NAME).unwrap_or_default(),
         groups: list("x-operator-groups"),
         scopes: list("x-operator-scopes"),
         client_id: gateway,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -119,8 +131,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const PLAIN: LambdaSettings = LambdaSettings { reply: Reply::Plain, operator_headers: false };
-    const TRUSTING: LambdaSettings = LambdaSettings { reply: Reply::Plain, operator_headers: true };
+    const PLAIN: LambdaSettings = LambdaSettings { reply: Reply::Plain, operator_headers: false, status_first: false };
+    const TRUSTING: LambdaSettings = LambdaSettings { operator_headers: true, ..PLAIN };
 
     fn read(
         event: Value,
@@ -173,8 +185,28 @@ mod tests {
     #[test]
     fn the_body_never_says_who_asks() {
         let body = json!({"device_id": "A", "operator_id": "boss", "issuer": "boss"});
-        let read = read(body, Some(context(json!({}))), TRUSTING).unwrap();
-        assert_eq!(read.caller.subject, "agentcore:gw-1");
+        let plain = read(body.clone(), Some(context(json!({}))), PLAIN).unwrap();
+        assert_eq!(plain.caller.subject, "agentcore:gw-1");
+        assert_eq!(read(body, Some(context(json!({}))), TRUSTING).unwrap_err().0.code, "OPERATOR_UNKNOWN");
+    }
+
+    #[test]
+    fn a_call_in_nobodys_name_or_in_two_is_refused_where_an_interceptor_names_operators() {
+        for headers in [
+            json!({}),
+            json!(null),
+            json!("no json"),
+            json!({"x-operator-id": " "}),
+            json!({"x-operator-id": 7}),
+            json!({"x-operator-id": ["op-1"]}),
+            json!({"x-operator-id": "op-1", "X-Operator-Id": "boss"}),
+            json!({"X-OPERATOR-ID": "boss", "x-operator-id": "op-1"}),
+        ] {
+            let context = context(json!({"bedrockAgentCorePropagatedHeaders": headers}));
+            let refused = read(json!({}), Some(context), TRUSTING).unwrap_err();
+            assert_eq!(refused.0.code, "OPERATOR_UNKNOWN", "{headers}");
+        }
+        assert_eq!(read(json!({"name": "list_devices"}), None, TRUSTING).unwrap_err().0.code, "OPERATOR_UNKNOWN");
     }
 
     #[test]

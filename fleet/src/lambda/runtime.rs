@@ -126,3 +126,29 @@ impl Runtime {
         sender.send_request(request).await.map_err(|error| self.unreachable(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_event_larger_than_lambdas_own_limit_is_not_read() {
+        for (size, fits) in [(EVENT_MAX, true), (EVENT_MAX + 1, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let runtime = Runtime::at(&listener.local_addr().unwrap().to_string());
+            let api = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ = stream.read(&mut [0; 4_096]).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                // The reader may hang up before all of it is written.
+                let _ = stream.write_all(&vec![b' '; size]).await;
+            };
+            let (next, ()) = tokio::join!(runtime.next(), api);
+            assert_eq!(next.is_ok(), fits, "{size}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! AWS IoT Core's data plane over HTTPS.
 
+use std::error::Error;
+
 use aws_config::SdkConfig;
 use aws_sdk_iotdataplane::Client;
 use aws_sdk_iotdataplane::config::StalledStreamProtectionConfig;
@@ -44,10 +46,23 @@ impl IotLink {
             SdkError::ServiceError(refused) if refused.raw().status().is_client_error() => {
                 LinkError::NotSent(format!("AWS IoT refuses it ({})", refused.raw().status().as_u16()))
             }
-            SdkError::DispatchFailure(failed) if failed.is_io() || failed.is_user() => {
-                LinkError::Unknown("AWS IoT could not be reached".to_owned())
+            // No connection, so no request either; a broken one may have carried it.
+            SdkError::DispatchFailure(failed) if failed.is_user() || never_connected(&failure) => {
+                LinkError::NotSent("AWS IoT could not be reached".to_owned())
             }
+            SdkError::DispatchFailure(_) => LinkError::Unknown("the connection to AWS IoT broke".to_owned()),
             _ => LinkError::Unknown("AWS IoT did not answer".to_owned()),
         })
     }
+}
+
+fn never_connected(failure: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(failure);
+    while let Some(error) = cause {
+        if let Some(client) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return client.is_connect();
+        }
+        cause = error.source();
+    }
+    false
 }

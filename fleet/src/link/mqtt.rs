@@ -148,6 +148,8 @@ fn client_config(settings: &MqttSettings) -> Result<ClientConfig, String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn link(url: &str) -> Result<MqttLink, String> {
@@ -170,5 +172,34 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let sent = link(&format!("mqtt://{free}")).unwrap().publish("devices/A/commands", "{}").await;
         assert!(matches!(sent, Err(LinkError::NotSent(_))), "{sent:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_that_does_not_acknowledge_is_waited_for_five_seconds() {
+        // Idle, the paused clock leaps to the next time-out: it may do so once the broker has the message.
+        let busy = tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let link = link(&format!("mqtt://{}", listener.local_addr().unwrap())).unwrap();
+        let began = tokio::time::Instant::now();
+        let broker = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut packet = [0; 512];
+            assert!(stream.read(&mut packet).await.unwrap() > 0, "CONNECT");
+            stream.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+            assert!(stream.read(&mut packet).await.unwrap() > 0, "PUBLISH");
+            busy.abort();
+            // Silent, and there, for longer than anybody waits.
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        };
+        let sent = tokio::select! {
+            sent = link.publish("devices/A/commands", "{}") => sent,
+            () = broker => panic!("nobody gave up"),
+        };
+        assert!(matches!(sent, Err(LinkError::Unknown(_))), "{sent:?}");
+        assert_eq!(began.elapsed(), PUBLISH_TIMEOUT);
     }
 }

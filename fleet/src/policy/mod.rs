@@ -30,6 +30,7 @@
 //! It does not check scopes (the door does) nor what a device can do (the tools and the gateway do).
 
 mod files;
+mod normal;
 mod request;
 mod schema;
 mod status_reads;
@@ -44,6 +45,7 @@ use cedar_policy::{
 use serde_json::{Map, Value};
 
 pub use self::files::{Fault, PolicyFile, embedded, read_folder};
+pub use self::normal::normal;
 pub use self::request::Misfit;
 pub use self::status_reads::{STATUS_FIRST_WITHIN, StatusReads};
 use crate::identity::Operator;
@@ -153,6 +155,12 @@ fn denied(policies: &[String]) -> Verdict {
         format!("Policy evaluation denied due to {}.", policies.join(", "))
     };
     Verdict::Denied(denial(&why))
+}
+
+/// The text of a denial for want of a status read before the command.
+pub fn status_first_denial() -> String {
+    let minutes = STATUS_FIRST_WITHIN.as_secs() / 60;
+    denial(&format!("No get_device_status of this device within the last {minutes} minutes; read it first."))
 }
 
 /// The text of a denial, as AgentCore's gateway puts it.

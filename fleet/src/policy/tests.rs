@@ -270,3 +270,13 @@ async fn the_memory_of_reads_is_bounded_and_forgets_the_oldest() {
     }
     assert!(!reads.recent("kim", "D1") && reads.recent("o0", "A"));
 }
+
+#[test]
+fn a_thousand_policies_are_taken_and_not_one_more() {
+    let one = &embedded()[0];
+    let named = |n: usize| PolicyFile { name: format!("p{n}"), text: one.text.clone() };
+    let files: Vec<_> = (0..=files::POLICIES_MAX).map(named).collect();
+    assert!(Policies::load(&files[..files::POLICIES_MAX], definitions(), ARN).is_ok());
+    let faults = Policies::load(&files, definitions(), ARN).unwrap_err();
+    assert!(faults.len() == 1 && faults[0].reason.contains("at most 1000"), "{faults:?}");
+}

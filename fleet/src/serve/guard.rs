@@ -4,13 +4,16 @@
 //! | what | answer |
 //! |---|---|
 //! | an `Origin` that is not configured | 403 |
-//! | more than [`REQUESTS_MAX`] requests in hand | 503, `Retry-After` |
 //! | no token, a bad one, too little scope | 401, 400, 403 with `WWW-Authenticate` ([`crate::identity`]) |
+//! | more than [`REQUESTS_MAX`] requests in hand | 503, `Retry-After` |
 //! | more than [`OPERATOR_REQUESTS_MAX`] of one operator in hand | 429, `Retry-After` |
 //! | a body over [`BODY_BYTES_MAX`] | 413 |
 //! | a body that takes over [`BODY_WITHIN`] | 408 |
 //! | a body that is no JSON, or no object | 400 with JSON-RPC error -32700, -32600 |
 //! | an answer that takes over [`ANSWER_WITHIN`] | 504 |
+//!
+//! Only who has a token holds one of the places, and holds it until its tool is at its end: also when the client has hung up
+//! or was told 504, because a tool that was begun may run on ([`Place`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +32,7 @@ use rmcp::transport::streamable_http_server::StreamableHttpService;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
 use super::mcp::{FleetService, named};
@@ -56,37 +59,52 @@ pub(super) struct Guard {
     pub(super) read_scope: Option<String>,
     pub(super) command_scope: Option<String>,
     pub(super) allowed_origins: Vec<String>,
-    pub(super) in_hand: InHand,
+    pub(super) in_hand: Arc<InHand>,
 }
 
 /// How many requests are in hand, in all and of whom.
 pub(super) struct InHand {
-    all: Semaphore,
+    all: Arc<Semaphore>,
     of: Mutex<HashMap<String, usize>>,
 }
 
 impl Default for InHand {
     fn default() -> Self {
-        Self { all: Semaphore::new(REQUESTS_MAX), of: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(REQUESTS_MAX)), of: Mutex::default() }
     }
 }
 
+/// The place of a request in hand; given back when the last copy is dropped. It goes with the request to the tool.
+#[derive(Clone)]
+pub(super) struct Place {
+    _held: Arc<(OwnedSemaphorePermit, Counted)>,
+}
+
 /// One request of an operator's, counted until it is dropped.
-struct Counted<'a>(&'a InHand, String);
+struct Counted(Arc<InHand>, String);
 
 impl InHand {
-    fn count(&self, subject: &str) -> Option<Counted<'_>> {
+    /// A place for a request of this operator, or what to say instead.
+    fn place(self: &Arc<Self>, subject: &str) -> Result<Place, Box<Response>> {
+        let all = Arc::clone(&self.all).try_acquire_owned();
+        let all = all.map_err(|_| Box::new(busy(StatusCode::SERVICE_UNAVAILABLE, "too many requests in hand")))?;
+        let said = "too many requests of this operator in hand";
+        let own = self.count(subject).ok_or_else(|| Box::new(busy(StatusCode::TOO_MANY_REQUESTS, said)))?;
+        Ok(Place { _held: Arc::new((all, own)) })
+    }
+
+    fn count(self: &Arc<Self>, subject: &str) -> Option<Counted> {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         let count = of.entry(subject.to_owned()).or_default();
         if *count >= OPERATOR_REQUESTS_MAX {
             return None;
         }
         *count += 1;
-        Some(Counted(self, subject.to_owned()))
+        Some(Counted(Arc::clone(self), subject.to_owned()))
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         let mut of = self.0.of.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = of.get_mut(&self.1) {
@@ -191,9 +209,6 @@ async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>
         let said = answer(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", "this Origin is not allowed".to_owned());
         return unread(body, said).await;
     }
-    let Ok(_permit) = guard.in_hand.all.try_acquire() else {
-        return unread(body, busy(StatusCode::SERVICE_UNAVAILABLE, "too many requests in hand")).await;
-    };
     let operator = match guard.operator(&parts.headers).await {
         Ok(operator) => operator,
         Err(refusal) => {
@@ -201,9 +216,9 @@ async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>
             return unread(body, guard.refused(&refusal)).await;
         }
     };
-    let Some(_counted) = guard.in_hand.count(&operator.caller.subject) else {
-        let said = busy(StatusCode::TOO_MANY_REQUESTS, "too many requests of this operator in hand");
-        return unread(body, said).await;
+    let place = match guard.in_hand.place(&operator.caller.subject) {
+        Ok(place) => place,
+        Err(said) => return unread(body, *said).await,
     };
     let body = match read(body).await {
         Ok(body) => body,
@@ -223,6 +238,7 @@ async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>
     // The token has done its work; nothing behind this line sees it.
     parts.headers.remove(AUTHORIZATION);
     parts.extensions.insert(operator);
+    parts.extensions.insert(place);
     let request = Request::from_parts(parts, http_body_util::Full::new(body));
     let mut mcp = mcp.clone();
     match tokio::time::timeout(ANSWER_WITHIN, mcp.call(request)).await {

@@ -1,6 +1,8 @@
 //! Connections: TLS, how many, how slow, and how they end.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,6 +22,8 @@ use super::{ServeConfig, ServeError};
 
 /// Connections at once; the next waits in the kernel's queue.
 pub(super) const CONNECTIONS_MAX: usize = 512;
+/// Connections at once of one address; a further one is closed. Loopback is left out: it may be a proxy for all.
+pub(super) const PEER_CONNECTIONS_MAX: usize = 64;
 /// How long a TLS handshake may take.
 pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the head of a request may take, and how long a connection may be idle.
@@ -66,10 +70,59 @@ pub(super) async fn open(config: &ServeConfig) -> Result<(TcpListener, Option<Tl
     Ok((listener, tls))
 }
 
+/// How many connections each address has.
+#[derive(Default)]
+struct Peers(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection of an address, counted until it is dropped; `None`: not counted.
+struct Entered(Option<(Arc<Peers>, IpAddr)>);
+
+impl Peers {
+    /// `None`: it has as many as it may.
+    fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Entered> {
+        let peer = whose(peer);
+        if peer.is_loopback() {
+            return Some(Entered(None));
+        }
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = peers.entry(peer).or_default();
+        if *count >= PEER_CONNECTIONS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Entered(Some((Arc::clone(self), peer))))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let Some((peers, peer)) = self.0.take() else { return };
+        let mut peers = peers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = peers.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&peer);
+            }
+        }
+    }
+}
+
+/// An address as one party has it: IPv4 also where it comes as IPv6, and of IPv6 the network, of which one host has all.
+fn whose(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(peer) if !peer.is_loopback() => {
+            let [a, b, c, d, ..] = peer.segments();
+            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
+        }
+        peer => peer,
+    }
+}
+
 impl Door {
     pub(super) async fn serve(self, stop: impl Future<Output = ()> + Send) {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let peers = Arc::new(Peers::default());
         let mut stop = std::pin::pin!(stop);
         loop {
             let next = async {
@@ -80,13 +133,17 @@ impl Door {
                 () = &mut stop => break,
                 next = next => next,
             };
-            let (Ok(place), Ok((stream, _))) = (place, accepted) else {
+            let (Ok(place), Ok((stream, peer))) = (place, accepted) else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let Some(peer) = peers.enter(peer.ip()) else {
+                tracing::debug!(%peer, "too many connections of one address");
                 continue;
             };
             let watcher = graceful.watcher();
             let (tls, router) = (self.tls.clone(), self.router.clone());
-            tokio::spawn(async move { connection(stream, tls, router, watcher, place).await });
+            tokio::spawn(async move { connection(stream, tls, router, watcher, (place, peer)).await });
         }
         drop(self.listener);
         if tokio::time::timeout(STOP_GRACE, graceful.shutdown()).await.is_err() {
@@ -101,7 +158,7 @@ async fn connection(
     tls: Option<TlsAcceptor>,
     router: Router,
     watcher: hyper_util::server::graceful::Watcher,
-    place: OwnedSemaphorePermit,
+    place: (OwnedSemaphorePermit, Entered),
 ) {
     // An answer is one write; waiting for more would only delay it.
     let _ = stream.set_nodelay(true);
@@ -126,5 +183,26 @@ async fn answer(
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_sixty_four_connections_and_leaves_the_rest_to_others() {
+        let peers = Arc::new(Peers::default());
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut held: Vec<_> = (0..PEER_CONNECTIONS_MAX).map(|_| peers.enter(at("192.0.2.7")).unwrap()).collect();
+        assert!(peers.enter(at("192.0.2.7")).is_none() && peers.enter(at("::ffff:192.0.2.7")).is_none());
+        held.push(peers.enter(at("192.0.2.8")).unwrap());
+        let network = (0..PEER_CONNECTIONS_MAX).map(|n| peers.enter(at(&format!("2001:db8:0:1::{n:x}"))).unwrap());
+        held.extend(network.collect::<Vec<_>>());
+        assert!(peers.enter(at("2001:db8:0:1:ffff::1")).is_none() && peers.enter(at("2001:db8:0:2::1")).is_some());
+        let proxied: Vec<_> = (0..CONNECTIONS_MAX).filter_map(|_| peers.enter(at("127.0.0.1"))).collect();
+        assert_eq!(proxied.len(), CONNECTIONS_MAX);
+        held.clear();
+        assert!(peers.enter(at("192.0.2.7")).is_some());
     }
 }

@@ -3,6 +3,9 @@
 //! What goes wrong is said as the specification says: an unknown tool is JSON-RPC error -32602; arguments that do not fit, a
 //! denial and a failed tool are *results* with `isError`, which a model reads and can act upon. Errors carry the JSON of
 //! [`ToolError`] as text and no `structuredContent`, which would have to fit the tool's output schema.
+//!
+//! Who hangs up ends what only reads. A command that was begun goes on to its end, so that it is not left between its record
+//! and its message; its request keeps its place meanwhile ([`super::guard`]).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use super::ToolCalls;
 use crate::ToolError;
 use crate::error::code;
 use crate::identity::{Now, Operator};
-use crate::policy::{Policies, STATUS_FIRST_WITHIN, StatusReads, TARGET, Verdict, denial};
+use crate::policy::{Policies, StatusReads, TARGET, Verdict, denial, normal, status_first_denial};
 use crate::tools::{Tool, definitions, find};
 
 /// The revisions that are served; older ones want sessions of the old transport, or batches.
@@ -84,22 +87,34 @@ impl FleetService {
     fn refusal(&self, operator: &Operator, tool: &Tool, arguments: &Map<String, Value>) -> Option<String> {
         let inside = &self.0;
         let changes = !tool.annotations.read_only_hint;
-        if let Some(scope) = inside.command_scope.as_deref().filter(|scope| changes && !operator.has_scope(scope)) {
+        if let Some(scope) = self.missing_scope(operator, tool) {
             return Some(denial(&format!("The token does not carry the scope {scope}.")));
         }
         let now = jiff::Timestamp::from_second((inside.now)()).unwrap_or_default();
         let now = now.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
         match inside.policies.decide(operator, tool.name, arguments, &now) {
-            Err(misfit) => Some(ToolError::new(code::INVALID_ARGUMENTS, misfit.to_string()).to_json().to_string()),
-            Ok(Verdict::Denied(text)) => Some(text),
-            Ok(Verdict::Permitted) if changes && !self.knows_status(operator, arguments) => {
-                let minutes = STATUS_FIRST_WITHIN.as_secs() / 60;
-                Some(denial(&format!(
-                    "No get_device_status of this device within the last {minutes} minutes; read it first."
-                )))
+            Err(misfit) => {
+                let mut error = ToolError::new(code::INVALID_ARGUMENTS, misfit.to_string());
+                if changes {
+                    // As every refusal of a command.
+                    for name in ["device_id", "command"] {
+                        let given = arguments.get(name).and_then(Value::as_str).unwrap_or_default();
+                        error = error.with(name, given.chars().take(64).collect::<String>());
+                    }
+                    error = error.with("delivered", false);
+                }
+                Some(error.to_json().to_string())
             }
+            Ok(Verdict::Denied(text)) => Some(text),
+            Ok(Verdict::Permitted) if changes && !self.knows_status(operator, arguments) => Some(status_first_denial()),
             Ok(Verdict::Permitted) => None,
         }
+    }
+
+    /// The scope that this tool needs and the operator does not have.
+    fn missing_scope(&self, operator: &Operator, tool: &Tool) -> Option<&str> {
+        let scope = self.0.command_scope.as_deref()?;
+        (!tool.annotations.read_only_hint && !operator.has_scope(scope)).then_some(scope)
     }
 
     fn knows_status(&self, operator: &Operator, arguments: &Map<String, Value>) -> bool {
@@ -107,7 +122,9 @@ impl FleetService {
     }
 
     async fn answer(&self, operator: &Operator, tool: &'static Tool, arguments: Map<String, Value>) -> CallToolResult {
-        let device_id = device(&arguments).unwrap_or_default().to_owned();
+        // A caller's word: one short line of the log.
+        let device_id: String =
+            device(&arguments).unwrap_or_default().chars().filter(|c| !c.is_control()).take(64).collect();
         let caller = &operator.caller;
         if let Some(text) = self.refusal(operator, tool, &arguments) {
             tracing::warn!(operator = %caller.issuer(), client = %caller.client_id, tool = tool.name, device_id, reason = %text, "refused");
@@ -116,6 +133,7 @@ impl FleetService {
         match self.0.tools.call(caller, tool.name, arguments).await {
             Ok(answer) => {
                 if tool.name == "get_device_status" {
+                    // Not longer than what is logged: it is the id of a device that is there.
                     self.0.reads.note(&caller.subject, &device_id);
                 }
                 tracing::info!(operator = %caller.issuer(), client = %caller.client_id, tool = tool.name, device_id, "answered");
@@ -160,6 +178,7 @@ impl ServerHandler for FleetService {
             return Err(ErrorData::invalid_params("there is one page; no cursor was given out", None));
         }
         let operator = operator(&context)?;
+        // A scope that is missing hides nothing: a client that calls the tool is told which one to ask its issuer for.
         let permitted = definitions().iter().filter(|tool| self.0.policies.could(&operator, tool.name));
         let mut result = ListToolsResult::with_all_items(permitted.map(shown).collect());
         // What is listed depends on who asks.
@@ -178,6 +197,14 @@ impl ServerHandler for FleetService {
             let name: String = request.name.chars().filter(|c| !c.is_control()).take(64).collect();
             return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
         };
-        Ok(self.answer(&operator, tool, request.arguments.unwrap_or_default()).await.into())
+        let answer = self.answer(&operator, tool, normal(&tool.input_schema, request.arguments.unwrap_or_default()));
+        if !tool.annotations.read_only_hint {
+            return Ok(answer.await.into());
+        }
+        // The place in `context` is given back at the end of this call, whoever still waits for it.
+        tokio::select! {
+            answer = answer => Ok(answer.into()),
+            () = context.ct.cancelled() => Err(ErrorData::internal_error("nobody waits for the answer any more", None)),
+        }
     }
 }

@@ -47,7 +47,7 @@ use serde_json::{Map, Value};
 use tokio::signal::unix::{Signal, SignalKind};
 use tokio_util::sync::CancellationToken;
 
-pub use self::arguments::ServeArguments;
+pub use self::arguments::{ServeArguments, TokenArguments};
 use crate::identity::{Fetch, Identity, KeyCache, KeySource, Now, Resource, Rules};
 use crate::policy::{Policies, StatusReads, embedded, read_folder};
 use crate::tools::definitions;
@@ -154,14 +154,7 @@ impl Server {
     /// # Errors
     /// Everything that would otherwise be found at the first request.
     pub async fn bind(config: ServeConfig, tools: Arc<dyn ToolCalls>, now: Now) -> Result<Self, ServeError> {
-        let ca = config.issuer_ca.as_ref();
-        let issuer = &config.rules.issuer;
-        let fetch = match &config.keys {
-            Keys::Discovery => Fetch::discovery(issuer, ca),
-            Keys::Address(address) => Fetch::address(address, ca),
-            Keys::File(path) => Fetch::file(path.clone(), ca),
-        };
-        let fetch = fetch.map_err(|error| ServeError::Config(error.to_string()))?;
+        let fetch = fetch(&config.keys, &config.rules.issuer, config.issuer_ca.as_ref())?;
         Self::bind_with(config, Box::new(fetch), tools, now).await
     }
 
@@ -173,10 +166,14 @@ impl Server {
     ) -> Result<Self, ServeError> {
         let policies = load_policies(&config)?;
         let (listener, tls) = listen::open(&config).await?;
+        if config.url.is_none() && config.listen.ip().is_unspecified() {
+            let text = "is every address of this machine, and clients have to know one: give --url, as they call it";
+            return Err(ServeError::Config(format!("{} {text}", config.listen)));
+        }
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = config.url.clone().unwrap_or_else(|| format!("{scheme}://{address}/mcp"));
-        if config.rules.audiences.is_empty() && config.rules.client_ids.is_empty() {
+        if config.rules.audiences.is_empty() {
             // RFC 8707: a token for this server names it.
             config.rules.audiences.push(url.clone());
         }
@@ -212,7 +209,7 @@ impl Server {
             read_scope: config.read_scope,
             command_scope: config.command_scope,
             allowed_origins: config.allowed_origins,
-            in_hand: guard::InHand::default(),
+            in_hand: Arc::default(),
         };
         let door = listen::Door { listener, tls, router: guard::router(guard, mcp), stop };
         Ok(Self { door, address, url })
@@ -252,6 +249,15 @@ pub async fn stop_signal() {
         () = wait(terminate) => {}
         () = wait(interrupt) => {}
     }
+}
+
+fn fetch(keys: &Keys, issuer: &str, ca: Option<&PathBuf>) -> Result<Fetch, ServeError> {
+    let fetch = match keys {
+        Keys::Discovery => Fetch::discovery(issuer, ca),
+        Keys::Address(address) => Fetch::address(address, ca),
+        Keys::File(path) => Fetch::file(path.clone(), ca),
+    };
+    fetch.map_err(|error| ServeError::Config(error.to_string()))
 }
 
 fn load_policies(config: &ServeConfig) -> Result<Policies, ServeError> {

@@ -66,6 +66,11 @@ pub(super) fn from_json(item: Item) -> Attributes {
     item.into_iter().map(|(name, value)| (name, value_from_json(value))).collect()
 }
 
+/// JSON as it comes back from a table: `145.0` as `145`, a number beyond DynamoDB's as a text.
+pub fn as_stored(item: Item) -> Item {
+    to_json(from_json(item))
+}
+
 /// A value as an attribute. A number beyond DynamoDB's stays readable as a text, as the gateway writes it.
 pub(super) fn value_from_json(value: Value) -> AttributeValue {
     match value {

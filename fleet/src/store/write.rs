@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 use super::failure::failed;
 use super::item::{self, expression_names, text};
 use super::{Attributes, Item, Store, StoreError};
+use crate::error::code;
+
+/// When a command was last published, milliseconds since 1970.
+pub const PUBLISHED_AT: &str = "published_at_ms";
 
 /// What became of a new command's item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +38,19 @@ pub struct LastCommand<'a> {
 }
 
 impl Store {
-    /// Makes a command's item, if none of its id is there.
+    /// Makes a command's item, if none of its id is there, or one that certainly never left.
     ///
     /// # Errors
     /// [`StoreError`]; it may be there all the same.
     pub async fn create_command(&self, record: Item) -> Result<Created, StoreError> {
         let put = self.client.put_item().table_name(&self.tables.commands).set_item(Some(item::from_json(record)));
-        let put = put.condition_expression("attribute_not_exists(#command_id)");
-        let sent = put.set_expression_attribute_names(Some(expression_names([commands::COMMAND_ID].into_iter())));
-        match sent.send().await {
+        let put = put.condition_expression(
+            "attribute_not_exists(#command_id) OR (#status = :failed AND #reason = :not_sent AND attribute_not_exists(#gateway_id))",
+        );
+        let used = [commands::COMMAND_ID, commands::STATUS, "reason", devices::GATEWAY_ID];
+        let put = put.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        let put = put.expression_attribute_values(":failed", text("failed"));
+        match put.expression_attribute_values(":not_sent", text(code::NOT_SENT)).send().await {
             Ok(_) => Ok(Created::New),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
                 Ok(Created::AlreadyThere)
@@ -75,7 +83,34 @@ impl Store {
         }
     }
 
-    /// Ends a command that never left, if no gateway has taken it up.
+    /// Takes it upon this call to publish a command once more, if nobody has since `before`; `false` if somebody has.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn claim_publication(
+        &self,
+        (device, id): (&str, &str),
+        before: i64,
+        now: i64,
+    ) -> Result<bool, StoreError> {
+        let update = self.client.update_item().table_name(&self.tables.commands);
+        let update = update.key(devices::DEVICE_ID, text(device)).key(commands::COMMAND_ID, text(id));
+        let update = update.update_expression("SET #published_at_ms = :now").condition_expression(
+            "attribute_exists(#command_id) AND (attribute_not_exists(#published_at_ms) OR #published_at_ms <= :before)",
+        );
+        let used = [commands::COMMAND_ID, PUBLISHED_AT];
+        let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        let update = update.expression_attribute_values(":before", AttributeValue::N(before.to_string()));
+        match update.expression_attribute_values(":now", AttributeValue::N(now.to_string())).send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+                Ok(false)
+            }
+            Err(error) => Err(failed("note that a command is published again", error)),
+        }
+    }
+
+    /// Ends a command that never left, if no gateway has taken it up and nobody has published it since `published`.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -84,21 +119,25 @@ impl Store {
         (device, id): (&str, &str),
         reason: &str,
         message: &str,
-        at: Timestamp,
+        (at, published): (Timestamp, i64),
     ) -> Result<(), StoreError> {
         let update = self.client.update_item().table_name(&self.tables.commands);
         let update = update.key(devices::DEVICE_ID, text(device)).key(commands::COMMAND_ID, text(id));
         let update = update
             .update_expression("SET #status = :failed, #reason = :reason, #message = :message, #completed_at = :at");
-        let update = update.condition_expression("attribute_exists(#command_id) AND attribute_not_exists(#gateway_id)");
+        let update = update.condition_expression(
+            "attribute_exists(#command_id) AND attribute_not_exists(#gateway_id) AND #published_at_ms = :published",
+        );
+        let update = update.expression_attribute_values(":published", AttributeValue::N(published.to_string()));
         let used = [commands::STATUS, commands::COMMAND_ID, devices::GATEWAY_ID, "reason", "message", "completed_at"];
-        let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        let used = used.into_iter().chain([PUBLISHED_AT]);
+        let update = update.set_expression_attribute_names(Some(expression_names(used)));
         let values = [(":failed", "failed"), (":reason", reason), (":message", message)];
         let update =
             values.into_iter().fold(update, |u, (name, value)| u.expression_attribute_values(name, text(value)));
         match update.expression_attribute_values(":at", text(at)).send().await {
             Ok(_) => Ok(()),
-            // A gateway has it: its word counts.
+            // A gateway has it, or somebody else sent it: their word counts.
             Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
             Err(error) => Err(failed("end a command that was not sent", error)),
         }

@@ -94,7 +94,7 @@ pub(super) fn send_command() -> Value {
         },
         "idempotency_key": {
             "type": "string",
-            "description": "Any text, at most 128 characters, that is the same for every try of one intention: a repeat is not sent again.",
+            "description": "Any text, at most 128 characters, that is the same for every try of one intention: a repeat within a day is not sent again, and later is refused. Make a new one for each intention, not one of device and command.",
             "minLength": 1,
             "maxLength": 128,
         },

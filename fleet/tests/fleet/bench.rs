@@ -128,6 +128,11 @@ impl Bench {
         self.client.call("UpdateItem", &body).await.unwrap();
     }
 
+    /// The gateway was heard at the time that the clock shows.
+    pub async fn heard_now(&self) {
+        self.set(GATEWAY, "last_seen_at", json!(self.clock.now().to_string())).await;
+    }
+
     pub async fn item(&self, device: &str) -> Value {
         self.client.device(device).await.unwrap().unwrap_or_default()
     }

@@ -13,7 +13,8 @@ use tokio::process::Command;
 use super::bench::{self, Bench, Gateway, PRESSURE};
 use super::runtime_api::{self, Event};
 
-const TRUSTING: LambdaSettings = LambdaSettings { reply: Reply::Plain, operator_headers: true };
+const PLAIN: LambdaSettings = LambdaSettings { reply: Reply::Plain, operator_headers: false, status_first: false };
+const TRUSTING: LambdaSettings = LambdaSettings { operator_headers: true, ..PLAIN };
 
 fn reboot() -> Value {
     json!({"device_id": PRESSURE, "command": "reboot", "wait_seconds": 5})
@@ -37,7 +38,7 @@ async fn without_an_interceptor_the_gateway_itself_is_the_issuer() {
     let _gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
     let headers = json!({"bedrockAgentCorePropagatedHeaders": {"x-operator-id": "anybody"}});
     let event = Event::bare("send_command", &reboot(), &headers);
-    let posted = runtime_api::run(&bench.fleet, LambdaSettings::default(), vec![event]).await;
+    let posted = runtime_api::run(&bench.fleet, PLAIN, vec![event]).await;
     assert_eq!(posted[0].body["issuer"], "agentcore:gw-1");
 }
 
@@ -63,7 +64,7 @@ async fn whatever_comes_is_answered_and_the_door_goes_on() {
     assert_eq!(codes, ["INVALID_ARGUMENTS", "INVALID_ARGUMENTS", "UNKNOWN_TOOL", "UNKNOWN_TOOL", "UNKNOWN_TOOL"]);
     assert_eq!((&posted[5].body["isError"], &posted[6].body["isError"]), (&json!(true), &json!(false)));
     assert_eq!(posted[7].body["count"], 5);
-    let mcp = LambdaSettings { reply: Reply::Mcp, operator_headers: false };
+    let mcp = LambdaSettings { reply: Reply::Mcp, ..PLAIN };
     let wrapped = runtime_api::run(&bench.fleet, mcp, vec![Event::bare("explode", &json!({}), &json!({}))]).await;
     assert_eq!(wrapped[0].body["isError"], true);
 }
@@ -89,10 +90,9 @@ async fn program(bench: &Bench, arguments: &[&str]) -> (Option<i32>, String, Str
 
 #[tokio::test]
 async fn a_person_calls_a_tool_from_the_command_line() {
-    let bench = Bench::start().await;
-    let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
     // The program has the clock of this machine.
-    bench.set(bench::GATEWAY, "last_seen_at", json!(jiff::Timestamp::now().to_string())).await;
+    let bench = bench_of_now().await;
+    let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
     let device = format!("device_id={PRESSURE}");
     let (code, told, _) = program(&bench, &["call", "get_device_status", &device]).await;
     let told: Value = serde_json::from_str(&told).unwrap();
@@ -106,6 +106,50 @@ async fn a_person_calls_a_tool_from_the_command_line() {
     let (code, told, _) = program(&bench, &["call", "get_device_status", "device_id=NOBODY"]).await;
     assert_eq!(code, Some(1));
     assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["error_code"], "UNKNOWN_DEVICE");
+}
+
+/// A table with the devices, whose gateway was heard by the clock of this machine.
+async fn bench_of_now() -> Bench {
+    let bench = Bench::start().await;
+    bench.set(bench::GATEWAY, "last_seen_at", json!(jiff::Timestamp::now().to_string())).await;
+    bench
+}
+
+#[tokio::test]
+#[ignore = "wants the package; `cargo xtask lambda` makes it and runs this"]
+async fn what_is_packaged_for_lambda_answers_as_both_of_its_handlers() {
+    let folder = std::env::var("FLOORGATE_TEST_LAMBDA").expect("FLOORGATE_TEST_LAMBDA names the unpacked package");
+    let bench = bench_of_now().await;
+    let _gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+    let started = async |handler: &str, events: Vec<Event>| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut program = Command::new(format!("{folder}/bootstrap"));
+        program.env_clear().env("PATH", "/usr/bin:/bin").env("LAMBDA_TASK_ROOT", &folder).env("_HANDLER", handler);
+        program.env("AWS_LAMBDA_RUNTIME_API", listener.local_addr().unwrap().to_string());
+        program.envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")]);
+        program.env("AWS_ENDPOINT_URL_DYNAMODB", &bench.endpoint).env("FLOORGATE_MQTT_URL", bench.broker.url());
+        program.env("FLOORGATE_ISSUER", "https://127.0.0.1:9").env("FLOORGATE_CLIENT_IDS", "c");
+        let mut child = program.stdin(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+        runtime_api::play(&listener, child.wait(), events).await
+    };
+    let (device, none) = (json!({ "device_id": PRESSURE }), json!({}));
+    let events = vec![
+        Event::bare("send_command", &reboot(), &none),
+        Event::bare("get_device_status", &device, &none),
+        Event::bare("send_command", &reboot(), &none),
+    ];
+    let posted = started("lambda", events).await;
+    assert_eq!(posted[0].body["error_code"], "STATUS_FIRST", "{posted:?}");
+    assert_eq!(
+        (&posted[1].body["device_id"], &posted[1].body["stale"]),
+        (&json!(PRESSURE), &json!(false)),
+        "{posted:?}"
+    );
+    assert_eq!((&posted[2].body["status"], &posted[2].body["delivered"]), (&json!("succeeded"), &json!(true)));
+    let request = json!({"headers": {}, "body": {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}});
+    let event = json!({"interceptorInputVersion": "1.0", "mcp": {"gatewayRequest": request}});
+    let posted = started("interceptor", vec![Event::seed(&event)]).await;
+    assert_eq!(posted[0].body["mcp"]["transformedGatewayResponse"]["statusCode"], 401, "{posted:?}");
 }
 
 #[tokio::test]

@@ -10,10 +10,13 @@
 )]
 
 mod bench;
+mod bounds;
 mod doors;
 mod hostile;
 mod many;
+mod repeats;
 mod runtime_api;
 mod seed_defects;
+mod status_first;
 mod system;
 mod told;

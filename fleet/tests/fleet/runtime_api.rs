@@ -43,8 +43,16 @@ pub struct Posted {
 pub async fn run(fleet: &Fleet, settings: LambdaSettings, events: Vec<Event>) -> Vec<Posted> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = listener.local_addr().unwrap().to_string();
+    play(&listener, lambda::run(fleet, settings, &api), events).await
+}
+
+/// Plays the API for a door that asks it; answers what the door posted for each event.
+pub async fn play(
+    listener: &TcpListener,
+    door: impl Future<Output = impl std::fmt::Debug>,
+    events: Vec<Event>,
+) -> Vec<Posted> {
     let (number, mut events, mut posted) = (events.len(), VecDeque::from(events), Vec::new());
-    let door = lambda::run(fleet, settings, &api);
     let play = async {
         while posted.len() < number {
             let (stream, _) = listener.accept().await.unwrap();

@@ -34,7 +34,7 @@ async fn seed_defect_01_the_gateways_real_event_finds_its_tool() {
         Event::seed(&json!({"name": "get_device_status", "arguments": {"device_id": PRESSURE}})),
     ];
     let posted = runtime_api::run(&bench.fleet, LambdaSettings::default(), events).await;
-    assert_eq!(posted[0].body["device_id"], PRESSURE);
+    assert_eq!(posted[0].body["device_id"], PRESSURE, "{posted:?}");
     assert_eq!(posted[1].body["count"], 5);
     assert_eq!(posted[2].body["isError"], false);
     assert!(posted[2].body["content"][0]["text"].as_str().unwrap().contains(PRESSURE));
@@ -235,7 +235,8 @@ async fn seed_defect_14_not_found_and_offline_are_errors() {
         event(json!({"device_id": "NOBODY", "command": "reboot"})),
         event(json!({"device_id": VIBRATION, "command": "reboot"})),
     ];
-    let posted = runtime_api::run(&bench.fleet, LambdaSettings::default(), events).await;
+    let settings = LambdaSettings { status_first: false, ..LambdaSettings::default() };
+    let posted = runtime_api::run(&bench.fleet, settings, events).await;
     let told: Vec<Value> = posted
         .iter()
         .map(|posted| serde_json::from_str(posted.body["content"][0]["text"].as_str().unwrap()).unwrap())

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use floorgate_model::{CommandName, Reason, Timestamp};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::Asked;
 use crate::error::{ToolError, code};
@@ -112,10 +111,9 @@ impl Call<'_> {
     /// Takes one command out of the caller's budget and out of everyone's.
     pub(super) async fn spend(&self, asked: &Asked) -> Result<(), ToolError> {
         let (name, budget) = self.parts.budgets.of(asked.command, asked.dry_run);
-        // A digest: a subject is of any length, and is nobody's business in a key.
-        let digest = Sha256::digest(self.caller.subject.as_bytes());
-        let own: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        self.spend_of(&own, name, budget).await?.map_err(|wait| self.used_up("your", name, budget, wait))?;
+        self.spend_of(&self.caller.key(), name, budget)
+            .await?
+            .map_err(|wait| self.used_up("your", name, budget, wait))?;
         let all = budget.times(EVERYONE_FACTOR);
         match self.spend_of(EVERYONE, name, all).await? {
             Ok(()) => Ok(()),

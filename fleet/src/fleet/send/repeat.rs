@@ -1,15 +1,20 @@
 //! Is this a command that was asked for before?
 
+use std::time::Duration;
+
 use floorgate_model::table::{commands, devices};
 use floorgate_model::{CommandId, DeviceId, Reason};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Asked, Command, is_final, new_id};
-use crate::age::text;
+use super::{Asked, CALLER_KEY, Command, is_final, new_id};
+use crate::age::{text, time};
 use crate::error::ToolError;
 use crate::fleet::{Call, record};
 use crate::store::Item;
+
+/// A key means the same intention for so long. Models make keys of what they do, and do the same again next month.
+pub(crate) const KEY_COUNTS_FOR: Duration = Duration::from_secs(24 * 3_600);
 
 impl Call<'_> {
     /// The id: of caller, device and key where there is a key, else a new one.
@@ -39,7 +44,7 @@ impl Call<'_> {
     fn is_open_and_same(&self, item: &Item, asked: &Asked) -> bool {
         !is_final(item)
             && !record::is_overdue(item, self.now)
-            && text(item, "issuer") == Some(&self.caller.issuer())
+            && text(item, CALLER_KEY) == Some(&self.caller.key())
             && is_same(item, asked)
     }
 
@@ -47,6 +52,16 @@ impl Call<'_> {
     pub(super) async fn same(&self, command: &Command<'_>) -> Result<Option<Item>, ToolError> {
         let id = command.command_id.as_str();
         let Some(item) = self.parts.store.command(command.device_id.as_str(), id).await? else { return Ok(None) };
+        let issued = time(&item, "issued_at");
+        if issued.is_none_or(|issued| issued.saturating_add(KEY_COUNTS_FOR) < self.now) {
+            let when = issued.map_or_else(|| "before".to_owned(), |issued| format!("at {issued}"));
+            let message = format!(
+                "this idempotency_key was used on {} {when} and counted for {} hours; nothing was sent: what is meant anew needs a new key",
+                command.device_id,
+                KEY_COUNTS_FOR.as_secs() / 3_600
+            );
+            return Err(ToolError::reason(Reason::DuplicateId, message).with(commands::COMMAND_ID, id));
+        }
         if is_same(&item, command.asked) {
             return Ok(Some(item));
         }

@@ -112,6 +112,93 @@ async fn all_operators_together_hold_a_bounded_number_of_requests() {
     assert_eq!(fixture.tools.calls().len(), guard::REQUESTS_MAX);
 }
 
+/// Begins a call and hangs up once its tool is at work.
+async fn hang_up(fixture: &Fixture, token: &str, tool: &str, arguments: &Value) {
+    let before = fixture.tools.calls().len();
+    let began = async {
+        while fixture.tools.calls().len() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        (status, answer) = fixture.call(token, tool, arguments) => panic!("{status}: {answer}"),
+        () = began => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hangs_up_ends_what_only_reads_and_its_place_is_free() {
+    let fixture = fixture(config()).await;
+    *fixture.tools.takes.lock().unwrap() = Duration::from_secs(50);
+    let token = fixture.token(&["operators"]);
+    for _ in 0..100 {
+        hang_up(&fixture, &token, "list_devices", &json!({})).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(fixture.tools.running(), 0, "nobody waits for it");
+    }
+    assert_eq!(fixture.call(&token, "list_devices", &json!({})).await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_runs_to_its_end_and_holds_its_place_when_its_client_hangs_up() {
+    let fixture = fixture(config()).await;
+    let token = fixture.token(&["operators"]);
+    let device = json!({"device_id": "A"});
+    assert_eq!(fixture.call(&token, "get_device_status", &device).await.0, StatusCode::OK);
+    *fixture.tools.takes.lock().unwrap() = Duration::from_secs(50);
+    let command = json!({"device_id": "A", "command": "recalibrate"});
+    for _ in 0..guard::OPERATOR_REQUESTS_MAX {
+        hang_up(&fixture, &token, "send_command", &command).await;
+    }
+    assert_eq!(fixture.tools.running(), guard::OPERATOR_REQUESTS_MAX);
+    let (status, _) = fixture.call(&token, "list_devices", &json!({})).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    tokio::time::sleep(Duration::from_secs(51)).await;
+    assert_eq!(fixture.tools.running(), 0);
+    *fixture.tools.takes.lock().unwrap() = Duration::ZERO;
+    assert_eq!(fixture.call(&token, "list_devices", &json!({})).await.0, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_token_hold_no_place_of_those_with_one() {
+    let fixture = fixture(config()).await;
+    let token = fixture.token(&["operators"]);
+    let strangers = (0..2 * guard::REQUESTS_MAX).map(|_| {
+        let request = post(None).body(Body::new(Silent)).unwrap();
+        fixture.send(request)
+    });
+    let good = async {
+        // All of them wait for their bodies now.
+        tokio::time::sleep(guard::UNREAD_WITHIN / 2).await;
+        fixture.call(&token, "list_devices", &json!({})).await
+    };
+    let (strangers, (status, _)) = tokio::join!(futures_util::future::join_all(strangers), good);
+    assert_eq!(status, StatusCode::OK);
+    assert!(strangers.iter().all(|(status, _, _)| *status == StatusCode::UNAUTHORIZED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_wants_is_waited_for_a_second() {
+    let fixture = fixture(config()).await;
+    let began = tokio::time::Instant::now();
+    let (status, headers, _) = fixture.send(post(None).body(Body::new(Silent)).unwrap()).await;
+    assert_eq!((status, began.elapsed()), (StatusCode::UNAUTHORIZED, guard::UNREAD_WITHIN));
+    assert_eq!(headers["connection"], "close");
+}
+
+#[tokio::test]
+async fn every_address_of_a_machine_is_none_that_clients_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let config = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), tls: Some((certificate, key)), ..config() };
+    let source = Box::new(Source(Arc::default()));
+    let error = Server::bind_with(config, source, Arc::new(Recorder::default()), Arc::new(|| NOW)).await.unwrap_err();
+    assert!(error.to_string().contains("--url"), "{error}");
+}
+
 #[tokio::test]
 async fn a_broken_policy_refuses_to_start_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
@@ -208,6 +295,55 @@ async fn a_head_over_the_limit_ends_its_connection() {
     let answer = raw(TcpStream::connect(address).await.unwrap(), &long).await;
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer:.80}");
     assert!(raw(TcpStream::connect(address).await.unwrap(), HEALTH).await.starts_with("HTTP/1.1 200"));
+    serving.abort();
+}
+
+/// How long a connection on which nothing is said stays open.
+async fn silence(config: ServeConfig) -> Duration {
+    let fixture = fixture(config).await;
+    let address = fixture.server.address;
+    let serving = tokio::spawn(fixture.server.run(std::future::pending()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let ended = tokio::time::timeout(Duration::from_secs(600), stream.read(&mut [0; 1])).await;
+    assert!(ended.is_ok(), "it is never closed");
+    serving.abort();
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nothing_is_said_is_closed() {
+    let waited = silence(config()).await;
+    assert_eq!(waited.as_secs(), listen::HEAD_WITHIN.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tls_handshake_that_does_not_come_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let waited = silence(ServeConfig { tls: Some((certificate, key)), ..config() }).await;
+    assert_eq!(waited.as_secs(), listen::HANDSHAKE_WITHIN.as_secs());
+}
+
+#[tokio::test]
+async fn one_connection_more_than_there_are_places_waits_until_one_is_free() {
+    let fixture = fixture(config()).await;
+    let address = fixture.server.address;
+    let serving = tokio::spawn(fixture.server.run(std::future::pending()));
+    let mut held = Vec::new();
+    for _ in 0..listen::CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Half a head: the place is taken, and kept.
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        held.push(stream);
+    }
+    let mut next = tokio::spawn(async move { raw(TcpStream::connect(address).await.unwrap(), HEALTH).await });
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut next).await.is_err(), "it has no place");
+    held.pop();
+    assert!(next.await.unwrap().starts_with("HTTP/1.1 200"));
     serving.abort();
 }
 

@@ -5,6 +5,7 @@ mod matrix;
 mod protocol;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -25,9 +26,23 @@ pub(super) struct Recorder {
     calls: Mutex<Vec<Called>>,
     answers: Mutex<Vec<Result<Value, ToolError>>>,
     takes: Mutex<Duration>,
+    running: Arc<AtomicUsize>,
+}
+
+/// A tool at work; however it ends, it is counted off.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Recorder {
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
     pub(super) fn calls(&self) -> Vec<Called> {
         self.calls.lock().unwrap().clone()
     }
@@ -43,7 +58,10 @@ impl ToolCalls for Recorder {
         self.calls.lock().unwrap().push((caller.clone(), tool.to_owned(), arguments));
         let takes = *self.takes.lock().unwrap();
         let answer = self.answers.lock().unwrap().pop().unwrap_or_else(|| Ok(json!({"tool": tool})));
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running(Arc::clone(&self.running));
         Box::pin(async move {
+            let _running = running;
             tokio::time::sleep(takes).await;
             answer
         })

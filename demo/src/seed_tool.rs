@@ -1,4 +1,8 @@
-//! The agent's side: what the seed's `send_command` does, expression by expression, and then the MQTT publish.
+//! What stands at the cloud's broker beside the tools: the seed's own tool, and whatever delivers a message again.
+//!
+//! The seed's `send_command` checks nothing, writes its wish into the table as if it were so, expression by expression, and
+//! then publishes. Plants have it, and the gateway has to put right what it claims. It also hears every command and every
+//! execution record, so that the acts can deliver a command of somebody else's a second time, byte for byte.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,13 +18,13 @@ use tokio::task::JoinHandle;
 use crate::dynamo::{Client, DEVICES, Error, attribute};
 use crate::link::{Happened, Link};
 
-/// Execution records kept; beyond that the oldest goes.
-const RESULTS_MAX: usize = 1_000;
+/// Commands and execution records kept, of each; beyond that the oldest goes.
+const HEARD_MAX: usize = 1_000;
 /// Commands on their way to the broker.
 const COMMANDS_MAX: usize = 64;
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// A command as it was sent.
+/// A command as the seed's tool sent it.
 #[derive(Debug, Clone)]
 pub struct Sent {
     /// To which device.
@@ -33,29 +37,55 @@ pub struct Sent {
     pub issued_at: Timestamp,
 }
 
-/// Sends commands and hears results. Dropping it ends it.
+/// A message at the cloud's broker: its topic and its bytes.
+type Message = (String, Vec<u8>);
+
+/// What was heard, oldest first.
+#[derive(Debug, Default)]
+struct Heard {
+    commands: VecDeque<Message>,
+    records: VecDeque<Value>,
+}
+
+impl Heard {
+    fn note(&mut self, topic: &str, payload: &[u8]) {
+        if topic.ends_with("/commands") {
+            self.commands.push_back((topic.to_owned(), payload.to_vec()));
+        } else if let Ok(record) = serde_json::from_slice(payload) {
+            self.records.push_back(record);
+        }
+        if self.commands.len() > HEARD_MAX {
+            self.commands.pop_front();
+        }
+        if self.records.len() > HEARD_MAX {
+            self.records.pop_front();
+        }
+    }
+}
+
+/// Sends commands in the seed's way and hears what passes the broker. Dropping it ends it.
 #[derive(Debug)]
-pub struct Agent {
+pub struct SeedTool {
     table: Client,
-    commands: mpsc::Sender<(String, Vec<u8>)>,
-    results: Arc<Mutex<VecDeque<Value>>>,
+    commands: mpsc::Sender<Message>,
+    heard: Arc<Mutex<Heard>>,
     running: JoinHandle<()>,
 }
 
-impl Drop for Agent {
+impl Drop for SeedTool {
     fn drop(&mut self) {
         self.running.abort();
     }
 }
 
-impl Agent {
-    /// An agent at this broker and this table.
+impl SeedTool {
+    /// One at this broker and this table.
     #[must_use]
     pub fn start(broker: SocketAddr, table: Client) -> Self {
-        let results = Arc::new(Mutex::new(VecDeque::new()));
+        let heard = Arc::default();
         let (commands, waiting) = mpsc::channel(COMMANDS_MAX);
-        let running = tokio::spawn(run(broker, waiting, Arc::clone(&results)));
-        Self { table, commands, results, running }
+        let running = tokio::spawn(run(broker, waiting, Arc::clone(&heard)));
+        Self { table, commands, heard, running }
     }
 
     /// What the seed's tool does: the optimistic update of the table, then the publish.
@@ -69,23 +99,31 @@ impl Agent {
         let payload = json!({"command": command, "parameters": parameters, "timestamp": timestamp});
         let topic = format!("devices/{device}/commands");
         let sent = Sent { device: device.to_owned(), topic, payload: payload.to_string().into_bytes(), issued_at: at };
-        self.publish(&sent).await;
+        self.publish(sent.topic.clone(), sent.payload.clone()).await;
         Ok(sent)
     }
 
-    /// Publishes a command (again), byte for byte.
-    pub async fn publish(&self, sent: &Sent) {
-        // It fails only when the agent's task is gone, and then no result will come, which the act reports.
-        let _ = self.commands.send((sent.topic.clone(), sent.payload.clone())).await;
+    /// Publishes bytes, for instance those of a command that was sent before.
+    pub async fn publish(&self, topic: String, payload: Vec<u8>) {
+        // It fails only when the task is gone, and then no result will come, which the act reports.
+        let _ = self.commands.send((topic, payload)).await;
+    }
+
+    /// The commands to a device that passed the broker, oldest first: their topic and their bytes.
+    #[must_use]
+    pub fn commands_to(&self, device: &str) -> Vec<(String, Vec<u8>)> {
+        let topic = format!("devices/{device}/commands");
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.commands.iter().filter(|(heard, _)| *heard == topic).cloned().collect()
     }
 
     /// The execution records heard for a command, oldest first.
     #[must_use]
     pub fn results(&self, sent: &Sent) -> Vec<Value> {
-        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let at = sent.issued_at.to_string();
         let ours = |record: &&Value| record["device_id"] == *sent.device && record["issued_at"] == *at;
-        results.iter().filter(ours).cloned().collect()
+        heard.records.iter().filter(ours).cloned().collect()
     }
 }
 
@@ -131,8 +169,8 @@ fn optimistic(device: &str, command: &str, parameters: &Value, timestamp: &str) 
     })
 }
 
-async fn run(broker: SocketAddr, mut waiting: mpsc::Receiver<(String, Vec<u8>)>, results: Arc<Mutex<VecDeque<Value>>>) {
-    let client_id = format!("demo-agent-{:08x}", fastrand::u32(..));
+async fn run(broker: SocketAddr, mut waiting: mpsc::Receiver<Message>, heard: Arc<Mutex<Heard>>) {
+    let client_id = format!("demo-seed-tool-{:08x}", fastrand::u32(..));
     loop {
         let options = MqttOptions::new(client_id.as_str(), broker.ip().to_string(), broker.port());
         let mut link = Link::open(options);
@@ -143,14 +181,10 @@ async fn run(broker: SocketAddr, mut waiting: mpsc::Receiver<(String, Vec<u8>)>,
                     Happened::Up => {
                         up = true;
                         link.subscribe("devices/+/commands/result");
+                        link.subscribe("devices/+/commands");
                     }
                     Happened::Message(publish) => {
-                        let Ok(record) = serde_json::from_slice(&publish.payload) else { continue };
-                        let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                        results.push_back(record);
-                        if results.len() > RESULTS_MAX {
-                            results.pop_front();
-                        }
+                        heard.lock().unwrap_or_else(PoisonError::into_inner).note(&publish.topic, &publish.payload);
                     }
                     Happened::Down => break,
                     Happened::Confirmed(_) | Happened::Other => {}
@@ -173,7 +207,7 @@ mod tests {
     use crate::table::Table;
 
     #[tokio::test]
-    async fn the_agent_updates_the_table_publishes_and_hears_the_result() {
+    async fn it_updates_the_table_publishes_and_hears_the_record() {
         let dir = tempfile::tempdir().unwrap();
         let table = Table::start(dir.path()).await.unwrap();
         let client = table.client();
@@ -182,27 +216,31 @@ mod tests {
         client.call("PutItem", &json!({"TableName": DEVICES, "Item": item})).await.unwrap();
         let broker = Broker::start().await.unwrap();
         let mut commands = broker.subscribe("devices/+/commands");
-        let agent = Agent::start(broker.address(), client.clone());
+        let tool = SeedTool::start(broker.address(), client.clone());
         let patience = Duration::from_secs(20);
 
         for (command, parameters) in
             [("recalibrate", json!({})), ("update_config", json!({"a-b": 5})), ("reboot", json!({}))]
         {
-            let sent = agent.send("D", command, parameters.clone(), now()).await.unwrap();
+            let sent = tool.send("D", command, parameters.clone(), now()).await.unwrap();
             let message = tokio::time::timeout(patience, commands.next()).await.unwrap().unwrap();
             let payload: Value = serde_json::from_slice(&message.payload).unwrap();
             assert_eq!((&payload["command"], &payload["parameters"]), (&json!(command), &parameters));
             assert_eq!(Timestamp::parse(payload["timestamp"].as_str().unwrap()).unwrap(), sent.issued_at);
             let record = json!({"device_id": "D", "issued_at": sent.issued_at, "status": "succeeded"});
-            // The agent may still be subscribing: a real gateway's result comes later, so it is repeated here.
+            // It may still be subscribing: a real gateway's result comes later, so it is repeated here.
             let heard = tokio::time::timeout(patience, async {
-                while agent.results(&sent).is_empty() {
+                while tool.results(&sent).is_empty() {
                     broker.publish("devices/D/commands/result", record.to_string(), false);
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             });
             heard.await.unwrap();
         }
+        // Its own commands pass the broker too; the first may have before it had subscribed.
+        let passed = tool.commands_to("D");
+        assert!(passed.len() >= 2 && passed.iter().all(|(topic, _)| topic == "devices/D/commands"), "{passed:?}");
+        assert!(tool.commands_to("E").is_empty());
         let item = client.device("D").await.unwrap().unwrap();
         assert_eq!(item["configuration"]["a-b"], "5");
         assert_eq!(item["configuration"]["calibration_date"], now().to_string()[..10]);

@@ -1,0 +1,156 @@
+//! Commands that are asked for again: what never left, what nobody took up, keys that are old, answers that are lost.
+
+use std::time::Duration;
+
+use floorgate_demo::dynamo::COMMANDS;
+use floorgate_fleet::caller::Caller;
+use floorgate_fleet::link::{IotLink, Link};
+use floorgate_fleet::store::Tables;
+use serde_json::{Value, json};
+
+use super::bench::{self, Bench, Gateway, PRESSURE, VALVE, until};
+
+fn keyed(parameters: Value) -> Value {
+    json!({"device_id": PRESSURE, "command": "update_config", "parameters": parameters, "idempotency_key": "k",
+        "wait_seconds": 0})
+}
+
+#[tokio::test]
+async fn what_never_left_is_an_error_and_its_key_sends_it_once_it_can_leave() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "idempotency_key": "k", "wait_seconds": 5});
+    let away = bench.fleet_without_link();
+    for _ in 0..2 {
+        assert_eq!(bench::call(&away, "send_command", ask.clone()).await.unwrap_err().code, "NOT_SENT");
+    }
+    bench.clock.advance(Duration::from_secs(20));
+    let sent = bench.call("send_command", ask.clone()).await.unwrap();
+    assert_eq!((&sent["status"], &sent["repeated"]), (&json!("succeeded"), &json!(false)), "{sent}");
+    assert_eq!(gateway.received()[0].1["timestamp"], "2026-11-22T10:00:20.000Z", "with the times of now");
+    let again = bench.call("send_command", ask).await.unwrap();
+    assert_eq!((&again["repeated"], gateway.received().len()), (&json!(true), 1));
+    assert_eq!(bench.commands().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_flood_of_repeats_is_one_message_every_ten_seconds_and_none_to_a_silent_gateway() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::silent(&bench);
+    let ask = keyed(json!({"sample_rate_seconds": 10}));
+    for _ in 0..10 {
+        bench.call("send_command", ask.clone()).await.unwrap();
+    }
+    until("the message", || !gateway.received().is_empty()).await;
+    bench.clock.advance(Duration::from_millis(9_999));
+    bench.call("send_command", ask.clone()).await.unwrap();
+    bench.clock.advance(Duration::from_millis(1));
+    for _ in 0..10 {
+        bench.call("send_command", ask.clone()).await.unwrap();
+    }
+    until("the second message", || gateway.received().len() == 2).await;
+    bench.clock.advance(Duration::from_secs(100));
+    let stale = bench.call("send_command", ask).await.unwrap();
+    assert_eq!(stale["stale"], true);
+    assert_eq!(gateway.received().len(), 2);
+}
+
+#[tokio::test]
+async fn a_repeat_is_the_same_message_however_its_numbers_were_written() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::silent(&bench);
+    bench.call("send_command", keyed(json!({"sample_rate_seconds": 10, "alert_threshold_psi": 145.0}))).await.unwrap();
+    bench.clock.advance(Duration::from_secs(10));
+    let again = keyed(json!({"alert_threshold_psi": 145, "sample_rate_seconds": 10.0}));
+    assert_eq!(bench.call("send_command", again).await.unwrap()["repeated"], true);
+    until("both messages", || gateway.received().len() == 2).await;
+    let texts: Vec<_> = gateway.received().iter().map(|(_, payload)| payload.to_string()).collect();
+    assert_eq!(texts[0], texts[1]);
+}
+
+#[tokio::test]
+async fn a_key_counts_for_a_day_and_then_its_use_is_an_error() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+    let ask = keyed(json!({"sample_rate_seconds": 10}));
+    bench.call("send_command", ask.clone()).await.unwrap();
+    bench.clock.advance(Duration::from_secs(24 * 3_600));
+    assert_eq!(bench.call("send_command", ask.clone()).await.unwrap()["repeated"], true);
+    bench.clock.advance(Duration::from_millis(1));
+    let error = bench.refused("send_command", ask, "DUPLICATE_ID").await;
+    assert!(error.message.contains("24 hours") && error.message.contains("new key"), "{error}");
+    assert_eq!(gateway.received().len(), 1);
+}
+
+#[tokio::test]
+async fn two_callers_of_one_name_do_not_join_each_others_commands() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::silent(&bench);
+    let send = async |subject: &str| {
+        let caller = Caller { subject: subject.into(), name: "boss".repeat(64), ..Caller::default() };
+        let ask = json!({"device_id": VALVE, "command": "reboot", "wait_seconds": 0});
+        bench.fleet.call(&caller, "send_command", ask.as_object().unwrap().clone()).await.unwrap()
+    };
+    let (one, other, one_again) = (send("a").await, send("b").await, send("b").await);
+    assert_ne!(one["command_id"], other["command_id"]);
+    assert_eq!((&other["command_id"], &one_again["repeated"]), (&one_again["command_id"], &json!(true)));
+    until("two messages", || gateway.received().len() == 2).await;
+}
+
+#[tokio::test]
+async fn a_failure_to_send_does_not_end_what_somebody_else_sent_meanwhile() {
+    let bench = Bench::start().await;
+    let key = json!({"device_id": {"S": PRESSURE}, "command_id": {"S": "c"}});
+    bench
+        .put(COMMANDS, json!({"device_id": PRESSURE, "command_id": "c", "status": "created", "published_at_ms": 7}))
+        .await;
+    let store = floorgate_fleet::store::Store::new(&bench::aws(), Some(&bench.endpoint), Tables::default());
+    let at = bench.clock.now();
+    store.end_unsent((PRESSURE, "c"), "NOT_SENT", "x", (at, 6)).await.unwrap();
+    let read = async || bench.client.call("GetItem", &json!({"TableName": COMMANDS, "Key": key})).await.unwrap();
+    assert_eq!(read().await["Item"]["status"]["S"], "created");
+    store.end_unsent((PRESSURE, "c"), "NOT_SENT", "x", (at, 7)).await.unwrap();
+    assert_eq!(read().await["Item"]["status"]["S"], "failed");
+}
+
+#[tokio::test]
+async fn an_aws_iot_that_cannot_be_reached_has_been_sent_nothing() {
+    let bench = Bench::start().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for url in [format!("http://{free}"), "https://no-such-host.invalid".to_owned()] {
+        let link = Link::Iot(IotLink::new(&bench::aws(), &url));
+        let fleet = bench::fleet(&bench.endpoint, Tables::default(), link, &bench.clock);
+        let ask = json!({"device_id": PRESSURE, "command": "reboot"});
+        assert_eq!(bench::call(&fleet, "send_command", ask).await.unwrap_err().code, "NOT_SENT", "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_leaves_open_whether_the_command_left() {
+    let bench = Bench::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream)
+        }
+    });
+    let link = Link::Iot(IotLink::new(&bench::aws(), &url));
+    let fleet = bench::fleet(&bench.endpoint, Tables::default(), link, &bench.clock);
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "wait_seconds": 0});
+    let answer = bench::call(&fleet, "send_command", ask).await.unwrap();
+    assert_eq!((&answer["status"], &answer["delivered"]), (&json!("created"), &json!(false)));
+    assert!(answer["message"].as_str().unwrap().contains("not known whether the command left"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_item_whose_gateway_is_no_id_costs_no_list() {
+    let bench = Bench::start().await;
+    bench.set(VALVE, "gateway_id", json!("x".repeat(3_000))).await;
+    bench.set(PRESSURE, "gateway_id", json!("no id")).await;
+    let listed = bench.call("list_devices", json!({})).await.unwrap();
+    assert_eq!(listed["count"], 5);
+    let stale =
+        |id: &str| listed["devices"].as_array().unwrap().iter().any(|d| d["device_id"] == id && d["stale"] == true);
+    assert!(stale(VALVE) && stale(PRESSURE));
+}
