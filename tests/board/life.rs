@@ -24,8 +24,8 @@ pub async fn story(given: &Given) {
     println!("board: life: boot {:.1} s", machine.boot(None).await.as_secs_f64());
     machine.insert_packages().await;
     fresh_install(&machine, &old).await;
-    // One act is enough for something to keep; all of them are the other story's.
-    acts::play(&machine, floor, folder.path(), &[4]).await;
+    // Enough for a command to keep, once the devices are known; all of them are the other story's.
+    acts::play(&machine, floor, folder.path(), &[1, 4]).await;
     stop(&machine).await;
     unit::story(&machine, floor).await;
     stuck(&machine).await;
