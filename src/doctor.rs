@@ -96,7 +96,7 @@ impl Chart {
     /// Blocks.
     fn read(patient: &Patient) -> Self {
         let dirs = config::state_dirs(&patient.file, &patient.environment);
-        let config = Config::load(&patient.file, &patient.environment, &crate::gateway::read_profiles);
+        let config = Config::load_from_outside(&patient.file, &patient.environment, &crate::gateway::read_profiles);
         let known = config.as_ref().ok().map(|config| config.store.state_dir.clone());
         Self { dirs: dirs.unwrap_or_else(|_| known.into_iter().collect()), config: config.map(Arc::new), unit: None }
     }

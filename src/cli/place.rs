@@ -9,7 +9,7 @@ use crate::{doctor, gateway};
 
 /// After a check that has passed as whoever asked: whether it would as the service's user.
 pub(super) fn readable_by_the_service(file: &Path, environment: &Environment) -> Result<(), CliError> {
-    let config = Config::load(file, environment, &gateway::read_profiles)?;
+    let config = Config::load_from_outside(file, environment, &gateway::read_profiles)?;
     doctor::access_problems(&config).map_or(Ok(()), |problems| Err(CliError::Configuration(problems)))
 }
 

@@ -81,7 +81,7 @@ impl CloudSide {
         let outbox = (n == 0).then(|| Arc::new(ResultLane(house.store.clone())) as Arc<dyn Outbox>);
         let name = config.name.clone();
         let (link, runner) = Link::new(config, intake, outbox, house.clock.clone());
-        crew.add(format!("link {name}"), runner.run(crew.stopping()));
+        crew.add_link(format!("link {name}"), self.base.keep_alive, runner.run(crew.stopping()));
         link
     }
 

@@ -1,4 +1,5 @@
-//! The daemon's tasks: each has a name, all are told to stop together, and one that ends too early is noticed.
+//! The daemon's tasks: each has a name, all are told to stop together, and one that ends too early, or is stuck
+//! ([`pulse`](super::pulse)), is noticed.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -7,19 +8,41 @@ use std::time::Duration;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::pulse::{Pulse, link_silence_max};
+
 /// All tasks of the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Crew {
     tasks: JoinSet<()>,
     names: HashMap<Id, String>,
     stop: CancellationToken,
+    pulse: Pulse,
 }
 
 impl Crew {
     /// Starts a task that runs until [`Self::stopping`].
     pub(super) fn add(&mut self, name: impl Into<String>, task: impl Future<Output = ()> + Send + 'static) {
-        let id = self.tasks.spawn(task).id();
-        self.names.insert(id, name.into());
+        self.spawn(name.into(), None, task);
+    }
+
+    /// As [`Self::add`], for a link: it pings its broker each `keep_alive`, so one that does nothing for long is stuck.
+    pub(super) fn add_link(
+        &mut self,
+        name: impl Into<String>,
+        keep_alive: Duration,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.spawn(name.into(), Some(link_silence_max(keep_alive)), task);
+    }
+
+    fn spawn(&mut self, name: String, silence_max: Option<Duration>, task: impl Future<Output = ()> + Send + 'static) {
+        let id = self.tasks.spawn(self.pulse.watch(&name, silence_max, task)).id();
+        self.names.insert(id, name);
+    }
+
+    /// Whether they move.
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Cancelled when the daemon stops.

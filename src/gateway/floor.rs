@@ -105,7 +105,7 @@ pub(super) async fn start(config: &Config, house: &House, crew: &mut Crew) -> Re
             let (intake, overflow) = intake.declaring(rates, silences(house).await?);
             crew.add("floor limits", overflow.run(crew.stopping()));
             let (link, runner) = Link::new(link, Arc::new(intake), None, house.clock.clone());
-            crew.add("floor link", runner.run(crew.stopping()));
+            crew.add_link("floor link", broker.keep_alive, runner.run(crew.stopping()));
             crew.add("floor presence", watch_link(link.state(), house.store.clone(), crew.stopping()));
             Ok(FloorSide::Broker { link, topics: config.topics.clone(), address: broker.url.to_string() })
         }

@@ -2,19 +2,22 @@
 //!
 //! The sign of life is the writer's answer and no bare timer: a writer that is stuck answers nothing, nothing is fed, and
 //! the service manager starts the process anew. A disk that fails is answered, and none of the watchdog's business: a
-//! restart would not mend it. Links that cannot connect are none either. What hangs the runtime hangs this task with it.
+//! restart would not mend it. Links that cannot connect are none either. A link or another part that is stuck feeds nothing
+//! ([`unless_stuck`], `pulse.rs`), and what hangs the runtime hangs this task with it.
 //!
 //! A writer that rebuilds a large damaged file answers nothing for minutes. While it takes steps
 //! ([`crate::shadow::rescue::steps`]), at least one between two looks a second apart, it is alive too. At the start, before
 //! there is a watchdog, such steps ask the service manager for more time ([`start_with`]); one that takes no steps gets none.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
+use super::pulse::Pulse;
 use crate::shadow::StoreError;
 
 /// How often the store's timers are looked at.
@@ -60,6 +63,32 @@ async fn answer<T>(beat: impl Future<Output = T>, steps: &impl Fn() -> u64, feed
     }
 }
 
+/// Feeds by `feed` while no part is stuck; one that is stuck is named in the log, once. While
+/// `store_holds_up` whoever hands it something, because the disk fails or a file is rebuilt, nobody's silence counts.
+pub(super) fn unless_stuck(
+    pulse: Pulse,
+    store_holds_up: impl Fn() -> bool + Send + Sync,
+    feed: impl Fn() + Send + Sync,
+) -> impl Fn() + Send + Sync {
+    let told = AtomicBool::new(false);
+    move || {
+        if store_holds_up() {
+            pulse.excuse();
+        }
+        match pulse.stuck() {
+            None => {
+                told.store(false, Ordering::Relaxed);
+                feed();
+            }
+            Some(part) => {
+                if !told.swap(true, Ordering::Relaxed) {
+                    error!("{part}; the service manager is to start floorgate again");
+                }
+            }
+        }
+    }
+}
+
 /// Beats until `stop`: each answer of `beat` but "closed" is fed to the watchdog, and so are `steps` while it is waited for.
 pub(super) async fn run<F>(
     beat: impl Fn() -> F + Send,
@@ -93,7 +122,9 @@ pub(super) async fn run<F>(
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
+
+    const SILENCE_MAX: Duration = Duration::from_secs(180);
 
     /// Beats for a minute of paused time with a writer that answers `answers` times and then hangs; tells how often the
     /// watchdog was fed.
@@ -169,5 +200,30 @@ mod tests {
         let failing = StoreError::Io { doing: "tick", cause: "no room".to_owned() };
         assert_eq!(fed(u32::MAX, Err(failing)).await, 60);
         assert_eq!(fed(u32::MAX, Err(StoreError::Closed)).await, 0);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_is_stuck_starves_the_watchdog_although_the_writer_answers() {
+        let (pulse, fed) = (Pulse::default(), Arc::new(AtomicU32::new(0)));
+        let (counted, fails) = (Arc::clone(&fed), Arc::new(AtomicBool::new(false)));
+        let failing = Arc::clone(&fails);
+        let store_holds_up = move || failing.load(Ordering::Relaxed);
+        let feed = unless_stuck(pulse.clone(), store_holds_up, move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(|| async { Ok(()) }, || 7, feed, stop.clone()));
+        // It connects, and then waits: for a disk that fails, which is no matter, and then for something that never comes.
+        tokio::spawn(pulse.watch("link cloud", Some(SILENCE_MAX), std::future::pending::<()>()));
+        fails.store(true, Ordering::Relaxed);
+        tokio::time::sleep(10 * SILENCE_MAX).await;
+        assert!(fed.swap(0, Ordering::Relaxed) >= 1_800, "a disk that fails is no reason to restart");
+        fails.store(false, Ordering::Relaxed);
+        tokio::time::sleep(SILENCE_MAX + Duration::from_millis(500)).await;
+        let before = fed.load(Ordering::Relaxed);
+        assert!(before >= 180, "{before}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(fed.load(Ordering::Relaxed) <= before + 1, "it is fed beside a link that is stuck");
+        stop.cancel();
+        task.await.unwrap();
     }
 }

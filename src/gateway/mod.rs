@@ -15,8 +15,9 @@
 //!
 //! # While it runs
 //!
-//! SIGHUP, or a question over the control socket (`reloads.rs`), reads devices and profiles again (`reload.rs`); the watchdog is fed by the store's answers (`heart.rs`), and the
-//! service manager is told in one line how it is (`headline.rs`).
+//! SIGHUP, or a question over the control socket (`reloads.rs`), reads devices and profiles again (`reload.rs`); the watchdog
+//! is fed by the store's answers (`heart.rs`) as long as no part is stuck (`pulse.rs`), and the service manager is told in one
+//! line how it is (`headline.rs`).
 //!
 //! This is the only room that knows all others. It holds no rule, no SQL, no topic and no attribute.
 
@@ -29,6 +30,7 @@ mod floor;
 mod headline;
 mod heart;
 mod own;
+mod pulse;
 mod refused;
 mod reload;
 mod reloads;
@@ -40,6 +42,7 @@ pub use reload::Reread;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use floorgate_model::{DeviceId, Profile};
@@ -232,7 +235,14 @@ async fn start(
         let store = beating.clone();
         async move { store.tick().await }
     };
-    crew.add("timers", heart::run(beat, steps, systemd::watchdog_ping, stop));
+    let (health, seen) = (house.store.health(), AtomicU64::new(steps()));
+    let store_holds_up = move || {
+        let (health, now) = (health.borrow(), steps());
+        let rebuilds = seen.swap(now, Ordering::Relaxed) != now;
+        rebuilds || !(health.ok && health.takes_readings && health.takes_reports)
+    };
+    let feed = heart::unless_stuck(crew.pulse(), store_holds_up, systemd::watchdog_ping);
+    crew.add("timers", heart::run(beat, steps, feed, stop));
     crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
     let service = Arc::new(control::Service::new(config, house.clone(), floor.clone(), cloud.clone(), tables));
     crew.add("headline", headline::run(Arc::clone(&service), house.store.clone(), crew.stopping()));

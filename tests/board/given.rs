@@ -9,6 +9,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// How much longer the same takes at most: an emulated processor is ten to twenty times slower, and what waits for the
+    /// network or a timer is not.
+    pub fn slowness(self) -> u32 {
+        match self {
+            Self::Container => 1,
+            Self::Machine => 6,
+        }
+    }
+
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Container => "a container",

@@ -95,6 +95,14 @@ impl Machine {
         self.given.kind
     }
 
+    /// Where the daemon's floor endpoint listens, as the machine itself sees it.
+    pub fn floor_inside(&self) -> SocketAddr {
+        match self.given.kind {
+            Kind::Container => self.floor,
+            Kind::Machine => SocketAddr::from(([127, 0, 0, 1], FLOOR_IN_GUEST)),
+        }
+    }
+
     /// How often the disk was flushed since the power came.
     pub fn flushes(&self) -> u64 {
         self.disk.as_ref().map_or(0, Volatile::flushes)

@@ -1,8 +1,9 @@
 //! The board test: floorgate on Debian with systemd, installed from its package, and its power cut (`cargo xtask vm`,
 //! `docs/testing.md`).
 //!
-//! Broker, table, senders, devices and the judge run on this host; the machine runs the daemon and nothing else. Two stories,
-//! each on a machine of its own: [`life`], what a user does with a package in its life, and [`power`], power cuts under load.
+//! Broker, table, senders, devices and the judge run on this host; the machine runs the daemon and nothing else. Three stories,
+//! each on a machine of its own: [`life`], what a user does with a package in its life, [`acts`], the demo against it, and
+//! [`power`], power cuts and other harm under load.
 //! The figures are lines that begin with `board:`.
 #![allow(
     missing_docs,
@@ -14,7 +15,9 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod acts;
 mod given;
+mod harm;
 mod life;
 #[path = "../load/mod.rs"]
 mod load;
@@ -24,6 +27,7 @@ mod processes;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod service;
+mod unit;
 mod volatile;
 
 use given::Given;
@@ -33,6 +37,14 @@ async fn a_package_is_installed_configured_used_upgraded_rolled_back_and_purged(
     let given = Given::from_environment();
     if !given.no_flush {
         life::story(&given).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demos_acts_end_as_they_should_against_the_package() {
+    let given = Given::from_environment();
+    if !given.no_flush {
+        acts::story(&given).await;
     }
 }
 

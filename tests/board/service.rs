@@ -12,9 +12,13 @@ use crate::processes::run;
 pub const CONFIG: &str = "/etc/floorgate/floorgate.toml";
 /// An emulated machine is slow to start anything.
 const ACTIVE_WITHIN_SECONDS: u32 = 60;
-/// The endpoint listens on the guest's loopback; this brings it to where the host's port is forwarded.
-const FLOOR_SOCKET: &str = "[Socket]\nListenStream=1884\n[Install]\nWantedBy=sockets.target\n";
-const FLOOR_SERVICE: &str = "[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd 127.0.0.1:1883\n";
+/// The endpoint listens on the guest's loopback; this brings it to where the host's port is forwarded. It comes and goes with
+/// the daemon, as the endpoint's own port does: asked hundreds of times while nobody is behind it, `systemd-socket-proxyd`
+/// stops taking connections. Not before sockets.target, which the daemon itself comes after.
+const FLOOR_SOCKET: &str = "[Unit]\nDefaultDependencies=no\nBindsTo=floorgate.service\nAfter=floorgate.service\n[Socket]\nListenStream=1884\n\
+     [Install]\nWantedBy=floorgate.service\n";
+const FLOOR_SERVICE: &str = "[Unit]\nBindsTo=floorgate.service\nAfter=floorgate.service\n\
+     [Service]\nExecStart=/lib/systemd/systemd-socket-proxyd 127.0.0.1:1883\n";
 
 /// Installs one of `/packages`, as a user does; answers what apt said.
 pub async fn install(machine: &Machine, version: &str, options: &str) -> String {
@@ -38,7 +42,7 @@ pub async fn configure(machine: &Machine, config: &str) {
         machine.write("/etc/systemd/system/board-floor.socket", FLOOR_SOCKET).await;
         machine.write("/etc/systemd/system/board-floor.service", FLOOR_SERVICE).await;
     }
-    let floor = if machine.kind() == Kind::Machine { "systemctl enable --now board-floor.socket; " } else { "" };
+    let floor = if machine.kind() == Kind::Machine { "systemctl enable board-floor.socket; " } else { "" };
     machine.sh(&format!("chgrp floorgate {CONFIG}; chmod 640 {CONFIG}; systemctl daemon-reload; {floor}floorgate check --config {CONFIG}")).await;
 }
 
@@ -50,7 +54,8 @@ pub async fn show(machine: &Machine, property: &str) -> String {
 /// Waits until the service is active.
 pub async fn active(machine: &Machine) {
     let wait = format!(
-        "for i in $(seq {}); do [ \"$(systemctl is-active floorgate)\" = active ] && exit 0; sleep 0.1; done; \
+        "floor() {{ [ ! -e /etc/systemd/system/board-floor.socket ] || systemctl is-active --quiet board-floor.socket; }}; \
+         for i in $(seq {}); do [ \"$(systemctl is-active floorgate)\" = active ] && floor && exit 0; sleep 0.1; done; \
          systemctl status --no-pager -l floorgate; journalctl -u floorgate -b --no-pager | tail -20; exit 1",
         ACTIVE_WITHIN_SECONDS * 10
     );

@@ -45,6 +45,8 @@ pub(crate) enum Kind {
 pub(crate) struct Asked {
     arch: Arch,
     kind: Kind,
+    /// Debian's release.
+    suite: String,
     cuts: u64,
     seed: Option<u64>,
     package: Option<PathBuf>,
@@ -62,6 +64,7 @@ impl Asked {
         let mut asked = Self {
             arch: Arch::Arm64,
             kind: Kind::Machine,
+            suite: "bookworm".to_owned(),
             cuts: 5,
             seed: None,
             package: None,
@@ -74,20 +77,22 @@ impl Asked {
                 "--nspawn" => asked.kind = Kind::Container,
                 "--image-only" => asked.image_only = true,
                 "--no-flush" => asked.no_flush = true,
-                "--arch" | "--cuts" | "--seed" | "--package" => {
+                "--arch" | "--suite" | "--cuts" | "--seed" | "--package" => {
                     let value = rest.next().with_context(|| format!("{option} wants a value"))?;
                     let number = || value.parse().with_context(|| format!("{option} wants a number, not {value:?}"));
                     match (option.as_str(), value.as_str()) {
                         ("--arch", "amd64") => arch = Some(Arch::Amd64),
                         ("--arch", "arm64") => arch = Some(Arch::Arm64),
                         ("--arch", _) => bail!("--arch is amd64 or arm64, not {value:?}"),
+                        ("--suite", "bookworm" | "trixie") => asked.suite.clone_from(value),
+                        ("--suite", _) => bail!("--suite is bookworm or trixie, not {value:?}"),
                         ("--cuts", _) => asked.cuts = number()?,
                         ("--seed", _) => asked.seed = Some(number()?),
                         _ => asked.package = Some(PathBuf::from(value)),
                     }
                 }
                 _ => bail!(
-                    "vm knows --arch, --nspawn, --cuts, --seed, --package, --image-only and --no-flush, not {option}"
+                    "vm knows --arch, --suite, --nspawn, --cuts, --seed, --package, --image-only and --no-flush, not {option}"
                 ),
             }
         }
@@ -120,7 +125,7 @@ fn cache() -> Result<PathBuf> {
 /// If this machine cannot run it, which the text says, or a check fails.
 pub(crate) fn vm(asked: &Asked) -> Result<()> {
     needs(asked)?;
-    let image = image::image(&cache()?, asked.arch, asked.kind)?;
+    let image = image::image(&cache()?, asked.arch, asked.kind, &asked.suite)?;
     if asked.image_only {
         return Ok(());
     }
@@ -134,7 +139,7 @@ pub(crate) fn vm(asked: &Asked) -> Result<()> {
     let mut test = Command::new("unshare");
     test.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     // A container is a few processes; an emulated machine takes a whole one for itself.
-    let inner = cargo_test(if asked.kind == Kind::Container { 2 } else { 1 });
+    let inner = cargo_test(if asked.kind == Kind::Container { 3 } else { 1 });
     test.arg(inner.get_program()).args(inner.get_args()).current_dir(tools::root());
     for (name, value) in inner.get_envs() {
         match value {
@@ -215,7 +220,7 @@ mod tests {
         let quick = parsed("--nspawn --cuts 7 --seed 3").unwrap();
         assert_eq!((quick.arch, quick.kind, quick.cuts, quick.seed), (Arch::Amd64, Kind::Container, 7, Some(3)));
         assert_eq!(parsed("--arch amd64").unwrap().arch, Arch::Amd64);
-        for wrong in ["--nspawn --arch arm64", "--arch mips", "--cuts", "--cuts many", "--fast"] {
+        for wrong in ["--nspawn --arch arm64", "--arch mips", "--suite sarge", "--cuts", "--cuts many", "--fast"] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
     }

@@ -33,7 +33,7 @@ const USAGE: &str = "usage: cargo xtask NAME [options]
   many                  the fleet's tools over a table of 100,000 devices
   fuzz [--seconds N]    each payload parser under libFuzzer for N seconds (default 20)
   measure               the figures of the README, each beside its peer in one run
-  vm [--arch arm64|amd64] [--nspawn] [--cuts N] [--package FILE] [--seed S] [--image-only] [--no-flush]
+  vm [--arch arm64|amd64] [--suite bookworm|trixie] [--nspawn] [--cuts N] [--package FILE] [--seed S] [--image-only] [--no-flush]
                         the board test: Debian with systemd in an emulated ARM machine (default) or a container, the package
                         installed as a user would, power cuts under load (default 5; a release: 300); wants root.
                         --no-flush swallows the daemon's flushes and wants the judge to find that

@@ -16,12 +16,11 @@ use super::{Arch, Kind};
 use crate::tools::{self, run};
 
 const MIRROR: &str = "http://deb.debian.org/debian";
-const SUITE: &str = "bookworm";
 /// Size of the file system; what is not used takes no room.
 const ROOT_SIZE: &str = "1G";
 
 /// What the package depends on and a minimal system lacks, and what the test looks with.
-const PACKAGES: &str = "systemd-sysv,udev,dbus,kmod,iproute2,ca-certificates,zstd";
+const PACKAGES: &str = "systemd-sysv,udev,dbus,kmod,iproute2,ca-certificates,zstd,strace";
 /// Units that only cost time here.
 const MASKED: &[&str] = &[
     "apt-daily.timer",
@@ -108,20 +107,20 @@ fn recipe(arch: Arch, kind: Kind) -> Vec<String> {
 }
 
 /// Where the image of this recipe belongs.
-fn folder(cache: &Path, arch: Arch, kind: Kind) -> PathBuf {
+fn folder(cache: &Path, arch: Arch, kind: Kind, suite: &str) -> PathBuf {
     // The same in every build of this program: `DefaultHasher::new` has fixed keys.
     let mut hasher = DefaultHasher::new();
-    (recipe(arch, kind), SUITE, ROOT_SIZE).hash(&mut hasher);
+    (recipe(arch, kind), suite, ROOT_SIZE).hash(&mut hasher);
     let kind = if kind == Kind::Machine { "machine" } else { "container" };
-    cache.join(format!("{SUITE}-{}-{kind}-{:016x}", arch.debian(), hasher.finish()))
+    cache.join(format!("{suite}-{}-{kind}-{:016x}", arch.debian(), hasher.finish()))
 }
 
 /// The image, from the cache or made now; says how long that took.
 ///
 /// # Errors
 /// If mmdebstrap cannot be installed, or fails: it wants root and a Debian mirror.
-pub(super) fn image(cache: &Path, arch: Arch, kind: Kind) -> Result<PathBuf> {
-    let place = folder(cache, arch, kind);
+pub(super) fn image(cache: &Path, arch: Arch, kind: Kind, suite: &str) -> Result<PathBuf> {
+    let place = folder(cache, arch, kind, suite);
     if place.join("root.ext4").is_file() {
         println!("image: {} (cached)", place.display());
         return Ok(place);
@@ -137,11 +136,11 @@ pub(super) fn image(cache: &Path, arch: Arch, kind: Kind) -> Result<PathBuf> {
     let work = tempfile::Builder::new().prefix("making-").tempdir_in(cache)?;
     let root = work.path().join("root");
     let mut mmdebstrap = Command::new("nice");
-    mmdebstrap.args(["timeout", "1800", "mmdebstrap"]).args(recipe(arch, kind)).arg(SUITE).arg(&root);
+    mmdebstrap.args(["timeout", "1800", "mmdebstrap"]).args(recipe(arch, kind)).arg(suite).arg(&root);
     for source in [
-        format!("deb {MIRROR} {SUITE} main"),
-        format!("deb {MIRROR} {SUITE}-updates main"),
-        format!("deb {MIRROR}-security {SUITE}-security main"),
+        format!("deb {MIRROR} {suite} main"),
+        format!("deb {MIRROR} {suite}-updates main"),
+        format!("deb {MIRROR}-security {suite}-security main"),
     ] {
         mmdebstrap.arg(source);
     }
@@ -201,11 +200,12 @@ mod tests {
     fn each_architecture_and_kind_has_an_image_of_its_own_with_a_stable_name() {
         let cache = Path::new("/cache");
         let all = [
-            folder(cache, Arch::Amd64, Kind::Container),
-            folder(cache, Arch::Amd64, Kind::Machine),
-            folder(cache, Arch::Arm64, Kind::Machine),
+            folder(cache, Arch::Amd64, Kind::Container, "bookworm"),
+            folder(cache, Arch::Amd64, Kind::Machine, "bookworm"),
+            folder(cache, Arch::Arm64, Kind::Machine, "bookworm"),
+            folder(cache, Arch::Amd64, Kind::Container, "trixie"),
         ];
         assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len(), "{all:?}");
-        assert_eq!(folder(cache, Arch::Amd64, Kind::Machine), all[1]);
+        assert_eq!(folder(cache, Arch::Amd64, Kind::Machine, "bookworm"), all[1]);
     }
 }
