@@ -144,8 +144,8 @@ fn perform(arguments: Arguments, environment: &Environment) -> Result<(), CliErr
             daemon::run(&config, environment, log_level.as_deref())
         }
         Task::Check(how) => {
-            daemon::check(&config, environment, json, how)?;
-            place::readable_by_the_service(&config, environment)
+            let config = daemon::check(&config, environment, json, how)?;
+            place::readable_by_the_service(&config)
         }
         Task::Reload => ask::reload(&config, environment, json),
         Task::Provision => daemon::provision(&config, environment, json),

@@ -149,6 +149,9 @@ async fn a_command_ends_behind_a_refused_reading(mut rig: Rig, endpoint: bool) {
     rig.daemon.run().await;
     let (sensor, valve) = (rig.id("PRESS-001"), rig.id("VALVE-001"));
     let device = rig.device("VALVE-001", Behaviour::Silent).await;
+    // A broker keeps nothing for a gateway that has not subscribed yet.
+    until("the cloud's link is up", 30, || async { (rig.status().await["cloud"]["state"] == "up").then_some(()) })
+        .await;
     let mut operator = rig.operator().await;
     let mut command = Rig::command("update_config", json!({"sample_rate_seconds": 7}), &isoformat(0));
     command["command_id"] = "behind-a-reading".into();

@@ -226,12 +226,6 @@ fn the_unit_agrees_with_the_daemon() {
     assert_eq!(value("RuntimeDirectoryMode"), ["0700"], "a folder others may enter is not used");
     assert_eq!(value("CapabilityBoundingSet"), [""]);
     assert!(lines.iter().all(|line| !line.contains("network-online")), "a gateway without an uplink starts at once");
-    // The check of a reload sees what the daemon sees, credentials among it, and has no more rights than it.
-    let check = value("ExecReload")[0];
-    assert!(
-        check.starts_with("+/usr/bin/nsenter --target $MAINPID --mount /usr/bin/setpriv --reuid=floorgate "),
-        "{check}"
-    );
     assert_eq!(value("ReadOnlyPaths"), [format!("/etc/{}", value("ConfigurationDirectory")[0])]);
     // It would take away what the daemon reads: the boot's id.
     assert!(lines.iter().all(|line| !line.starts_with("ProcSubset=")));

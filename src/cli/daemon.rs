@@ -31,7 +31,7 @@ pub(super) fn run(file: &Path, environment: &Environment, log_level: Option<&str
     to_its_end(runtime()?, work).map_err(CliError::from)
 }
 
-pub(super) fn check(file: &Path, environment: &Environment, json: bool, how: Check) -> Result<(), CliError> {
+pub(super) fn check(file: &Path, environment: &Environment, json: bool, how: Check) -> Result<Config, CliError> {
     let environment = if how.assume_aws_environment { environment.assuming_aws() } else { environment.clone() };
     // Whoever checks may not be the service, and cannot see what systemd hands to that alone.
     let config = Config::load_from_outside(file, &environment, &gateway::read_profiles)?;
@@ -39,14 +39,16 @@ pub(super) fn check(file: &Path, environment: &Environment, json: bool, how: Che
         warn(warning, json);
     }
     gateway::knows_the_state(&config::state_dirs(file, &environment)?)?;
-    if how.quiet {
-        return Ok(());
+    match (how.quiet, json) {
+        (true, _) => {}
+        (false, true) => say_json(&config.effective())?,
+        (false, false) => {
+            let text = config.effective_toml();
+            let unwritten = |error| CliError::Failed(format!("the configuration cannot be written as TOML: {error}"));
+            say(&text.map_err(unwritten)?)?;
+        }
     }
-    if json {
-        return say_json(&config.effective());
-    }
-    let text = config.effective_toml();
-    say(&text.map_err(|error| CliError::Failed(format!("the configuration cannot be written as TOML: {error}")))?)
+    Ok(config)
 }
 
 pub(super) fn provision(file: &Path, environment: &Environment, json: bool) -> Result<(), CliError> {

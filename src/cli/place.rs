@@ -5,12 +5,11 @@ use std::path::Path;
 
 use super::CliError;
 use crate::config::{self, Config, Environment};
-use crate::{doctor, gateway};
+use crate::doctor;
 
 /// After a check that has passed as whoever asked: whether it would as the service's user.
-pub(super) fn readable_by_the_service(file: &Path, environment: &Environment) -> Result<(), CliError> {
-    let config = Config::load_from_outside(file, environment, &gateway::read_profiles)?;
-    doctor::access_problems(&config).map_or(Ok(()), |problems| Err(CliError::Configuration(problems)))
+pub(super) fn readable_by_the_service(config: &Config) -> Result<(), CliError> {
+    doctor::access_problems(config).map_or(Ok(()), |problems| Err(CliError::Configuration(problems)))
 }
 
 /// Before a start: whether a sandbox keeps the state folder read-only. What is wrong with the files themselves is told by who
