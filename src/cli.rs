@@ -5,7 +5,7 @@
 //! | 0 | done; for `send`: the command succeeded |
 //! | 1 | it failed: no daemon, a refused query, a command that did not succeed |
 //! | 64 | the arguments cannot be understood |
-//! | 78 | another try changes nothing: the configuration cannot be used, also by the service alone; the state was written by a newer floorgate, or a sandbox keeps `state_dir` read-only |
+//! | 78 | another try changes nothing: a configuration, or state of a newer floorgate, or a sandbox, that cannot be worked with |
 //!
 //! `run`, `check`, `provision` and `doctor` read the whole configuration. All others talk to a running daemon over its control
 //! socket and read only where that is, so that they work without the daemon's certificates and environment. Answers go

@@ -7,9 +7,10 @@
 //! * if it is a link, which has timers of its own: when it has not been polled for [`link_silence_max`]: it waits for
 //!   something that will never come.
 //!
-//! A link that is down is not stuck: it keeps trying. Nor is one that waits for a disk that fails or a file that is rebuilt ([`Pulse::excuse`]): what its
-//! broker hands over stays unread until the store takes it again, hours later perhaps. What a part has spawned by itself is not seen here. Monotonic time,
-//! which stands still while the machine sleeps; a look costs two atomic loads a part, a poll two stores.
+//! A link that is down is not stuck: it keeps trying. Nor is one that waits for a disk that fails or a file that is rebuilt
+//! ([`Pulse::excuse`]): what its broker hands over stays unread until the store takes it again, hours later perhaps. What a
+//! part has spawned by itself is not seen here. Monotonic time, which stands still while the machine sleeps; a look costs
+//! two atomic loads a part, a poll three stores.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -157,7 +157,7 @@ async fn reload(machine: &Machine) {
     assert_ne!(refused.code, 0, "`systemctl reload` is content with a file that has an error");
     let said = machine.sh("journalctl -u floorgate -b --no-pager | grep worse.toml").await;
     assert!(said.contains("worse.toml:2"), "{said}");
-    // And whoever sends the signal without asking first gets the same answer.
+    // And whoever sends the signal instead gets the same answer.
     machine.sh(&format!("kill -HUP {pid}")).await;
     let text = status_says(machine, "reload refused").await;
     assert!(text.contains("the old configuration counts") && text.contains("worse.toml:2"), "{text}");
