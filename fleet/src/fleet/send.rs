@@ -17,15 +17,16 @@
 //! 7. The wait: the item is read until it is final, the time is over, or the door's own caller would give up.
 //!
 //! A call that dies between 5 and 6 leaves an item that nobody executes. A repeat with the same key publishes it again,
-//! byte for byte the same, at most every [`PUBLISHED_EVERY`] and to no gateway that is silent: the gateway takes an id once,
+//! byte for byte the same, at most every [`leave::PUBLISHED_EVERY`] and to no gateway that is silent: the gateway takes an id once,
 //! so this is safe also if it had left. What certainly did not leave (`NOT_SENT`) is begun anew by a repeat with its key.
 
 pub(super) mod budget;
+mod leave;
 mod repeat;
 
 use std::time::Duration;
 
-use floorgate_model::command::{LIFETIME_MAX, PARAMETERS_MAX, PAYLOAD_MAX, canonical};
+use floorgate_model::command::{LIFETIME_MAX, PARAMETERS_MAX, PAYLOAD_MAX};
 use floorgate_model::table::{commands, devices};
 use floorgate_model::{CommandId, CommandName, DeviceId, DeviceStatus, Profile, Reason, Timestamp};
 use serde_json::{Map, Value};
@@ -35,8 +36,7 @@ use super::{Call, record};
 use crate::age::{Leases, text};
 use crate::arguments::Arguments;
 use crate::error::{ToolError, code};
-use crate::link::LinkError;
-use crate::store::{Created, Item, LastCommand, PUBLISHED_AT, as_stored};
+use crate::store::{Created, Item, PUBLISHED_AT, as_stored};
 use crate::tools::{WAIT_SECONDS_DEFAULT, WAIT_SECONDS_MAX};
 
 /// Between two looks at a command's item, at first; half as much longer each time.
@@ -45,12 +45,12 @@ const LOOK_EVERY_FIRST: Duration = Duration::from_millis(50);
 const LOOK_EVERY_LAST: Duration = Duration::from_millis(500);
 /// Kept for the answer itself when the door's own caller waits only so long.
 const ANSWER_TAKES: Duration = Duration::from_millis(500);
-/// The same message is published again at most so often, whoever repeats the command.
-pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
 /// Longest text among the parameters, characters.
 const PARAMETER_TEXT_MAX: usize = 256;
 /// Whose command it is, in its item: [`Caller::key`](crate::Caller::key). Names change and are not unique.
 const CALLER_KEY: &str = "caller_key";
+/// Which call made an item.
+const CALL: &str = "call";
 /// Longest idempotency key, characters.
 pub(super) const KEY_MAX: u64 = 128;
 
@@ -100,15 +100,13 @@ impl Call<'_> {
                 check_state(asked, device_id, device, stale.as_deref())?;
                 self.spend(asked).await?;
                 let new = self.record(&command);
-                match self.parts.store.create_command(new.clone()).await? {
-                    // Without a key the id is new, so what is there is this call's: an answer of the table was lost.
-                    created if created == Created::New || asked.key.is_none() => {
+                match self.create(&command, &new).await? {
+                    None => {
                         repeated = false;
                         left = self.begin(&command, &new).await?;
                         new
                     }
-                    // Two calls with one key at the same time: the other one sends it.
-                    _ => self.same(&command).await?.ok_or_else(gone)?,
+                    Some(others) => others,
                 }
             }
         };
@@ -127,6 +125,18 @@ impl Call<'_> {
         verdict(answer)
     }
 
+    /// Makes the command's item; answers the one that another call with the same key made at the same time, and sends.
+    async fn create(&self, command: &Command<'_>, new: &Item) -> Result<Option<Item>, ToolError> {
+        let created = self.parts.store.create_command(new.clone()).await?;
+        // Without a key the id is this call's alone.
+        if created == Created::New || command.asked.key.is_none() {
+            return Ok(None);
+        }
+        let there = self.same(command).await?.ok_or_else(gone)?;
+        // What is there may be this call's: an answer of the table was lost, and the second try found the first one's item.
+        Ok(Some(there).filter(|there| there.get(CALL) != new.get(CALL)))
+    }
+
     /// Everything that is known of a command before it leaves.
     fn record(&self, command: &Command<'_>) -> Item {
         let asked = command.asked;
@@ -137,6 +147,7 @@ impl Call<'_> {
         record.insert("parameters".to_owned(), Value::Object(asked.parameters.clone()));
         record.insert("issuer".to_owned(), self.caller.issuer().into());
         record.insert(CALLER_KEY.to_owned(), self.caller.key().into());
+        record.insert(CALL.to_owned(), format!("{:016x}", fastrand::u64(..)).into());
         record.insert("issued_at".to_owned(), self.now.to_string().into());
         record.insert("expires_at".to_owned(), self.now.saturating_add(asked.lifetime).to_string().into());
         record.insert(commands::STATUS.to_owned(), "created".into());
@@ -145,61 +156,6 @@ impl Call<'_> {
             record.insert("dry_run".to_owned(), true.into());
         }
         record
-    }
-
-    /// From the new item to the message; `false` if nobody knows whether that left.
-    async fn begin(&self, command: &Command<'_>, item: &Item) -> Result<bool, ToolError> {
-        let (device_id, id) = (command.device_id.as_str(), command.command_id.as_str());
-        if !command.asked.dry_run {
-            let parameters = Value::Object(command.asked.parameters.clone());
-            let last = LastCommand {
-                device_id,
-                command_id: id,
-                command: command.asked.command.as_str(),
-                parameters: &parameters,
-                issued_at: self.now,
-            };
-            if !self.parts.store.note_last_command(&last).await? {
-                let message = format!("Device {device_id} not found; it was removed a moment ago");
-                self.end_unsent(device_id, id, &message).await;
-                return Err(ToolError::reason(Reason::UnknownDevice, message));
-            }
-        }
-        self.publish(command.device_id, item).await
-    }
-
-    /// Once more what no gateway has taken up, if nobody did so a moment ago.
-    async fn publish_again(&self, device: &DeviceId, item: &Item) {
-        if record::has_gateway(item) || record::is_overdue(item, self.now) || is_final(item) {
-            return;
-        }
-        let id = text(item, commands::COMMAND_ID).unwrap_or_default();
-        let (now, every) = (self.now.as_millis(), i64::try_from(PUBLISHED_EVERY.as_millis()).unwrap_or(i64::MAX));
-        let before = now.saturating_sub(every);
-        // It may have left before: that a table or the way fails now says nothing about it.
-        if self.parts.store.claim_publication((device.as_str(), id), before, now).await.unwrap_or(false) {
-            let _ = self.parts.link.publish(device, &payload(item)).await;
-        }
-    }
-
-    async fn publish(&self, device: &DeviceId, item: &Item) -> Result<bool, ToolError> {
-        match self.parts.link.publish(device, &payload(item)).await {
-            Ok(()) => Ok(true),
-            // It may be on its way: the gateway's word tells.
-            Err(LinkError::Unknown(_)) => Ok(false),
-            Err(LinkError::NotSent(why)) => {
-                let message = format!("the command was not sent, and will not be executed: {why}");
-                let id = text(item, commands::COMMAND_ID).unwrap_or_default();
-                self.end_unsent(device.as_str(), id, &message).await;
-                Err(ToolError::new(code::NOT_SENT, message).with(commands::COMMAND_ID, id))
-            }
-        }
-    }
-
-    /// A table that fails here does not hide why the command was not sent; its failure is in the log.
-    async fn end_unsent(&self, device: &str, id: &str, message: &str) {
-        let (now, published) = (self.parts.clock.now(), self.now.as_millis());
-        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, (now, published)).await;
     }
 
     /// The item as soon as it is final, or as it is when the wait is over.
@@ -331,24 +287,6 @@ fn check_state(asked: &Asked, id: &DeviceId, device: &Item, stale: Option<&str>)
         }
         _ => Ok(()),
     }
-}
-
-/// What goes to the gateway: from the item alone, so that a repeat has the same bytes.
-fn payload(item: &Item) -> String {
-    let mut payload = Map::new();
-    for (field, attribute) in [
-        ("command", "command"),
-        ("parameters", "parameters"),
-        ("timestamp", "issued_at"),
-        ("command_id", commands::COMMAND_ID),
-        ("expires_at", "expires_at"),
-        ("issuer", "issuer"),
-        ("dry_run", "dry_run"),
-    ] {
-        super::put(&mut payload, field, item.get(attribute));
-    }
-    // A table keeps no order.
-    canonical(&payload)
 }
 
 /// A new id: ids of later commands are greater, so a device's items lie in the order of their asking.

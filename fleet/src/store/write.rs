@@ -37,6 +37,15 @@ pub struct LastCommand<'a> {
     pub issued_at: Timestamp,
 }
 
+/// Over which entry a last command may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Whatever stands there.
+    Any,
+    /// One that was asked for before.
+    Earlier,
+}
+
 impl Store {
     /// Makes a command's item, if none of its id is there, or one that certainly never left.
     ///
@@ -59,18 +68,24 @@ impl Store {
         }
     }
 
-    /// Notes the last command in its device's item; `false` if there is no such device (none is made).
+    /// Notes the last command in its device's item; `false` if there is no such device (none is made), or another entry
+    /// than `over` says.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn note_last_command(&self, last: &LastCommand<'_>) -> Result<bool, StoreError> {
+    pub async fn note_last_command(&self, last: &LastCommand<'_>, over: Over) -> Result<bool, StoreError> {
         let entry = json!({
             "command": last.command, "parameters": last.parameters, "status": "created", "command_id": last.command_id,
         });
         let update = self.client.update_item().table_name(&self.tables.devices);
         let update = update.key(devices::DEVICE_ID, text(last.device_id));
         let update = update.update_expression("SET #last_command = :entry, #last_command_at = :at");
-        let update = update.condition_expression("attribute_exists(#device_id)");
+        let update = update.condition_expression(match over {
+            Over::Any => "attribute_exists(#device_id)",
+            Over::Earlier => {
+                "attribute_exists(#device_id) AND (attribute_not_exists(#last_command_at) OR #last_command_at < :at)"
+            }
+        });
         let used = [devices::DEVICE_ID, devices::LAST_COMMAND, devices::LAST_COMMAND_AT];
         let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
         let update = update.expression_attribute_values(":entry", item::value_from_json(entry));

@@ -20,3 +20,4 @@ mod seed_defects;
 mod status_first;
 mod system;
 mod told;
+mod wire;

@@ -1,5 +1,6 @@
 //! Commands that are asked for again: what never left, what nobody took up, keys that are old, answers that are lost.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use floorgate_demo::dynamo::COMMANDS;
@@ -9,6 +10,7 @@ use floorgate_fleet::store::Tables;
 use serde_json::{Value, json};
 
 use super::bench::{self, Bench, Gateway, PRESSURE, VALVE, until};
+use super::wire::Wire;
 
 fn keyed(parameters: Value) -> Value {
     json!({"device_id": PRESSURE, "command": "update_config", "parameters": parameters, "idempotency_key": "k",
@@ -153,4 +155,47 @@ async fn an_item_whose_gateway_is_no_id_costs_no_list() {
     let stale =
         |id: &str| listed["devices"].as_array().unwrap().iter().any(|d| d["device_id"] == id && d["stale"] == true);
     assert!(stale(VALVE) && stale(PRESSURE));
+}
+
+#[tokio::test]
+async fn a_repeat_notes_the_last_command_that_the_first_call_died_before_noting() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::silent(&bench);
+    let ask = keyed(json!({"sample_rate_seconds": 10}));
+    let first = bench.call("send_command", ask.clone()).await.unwrap();
+    // As if the first call had died behind its item: the device still shows what came before.
+    let before = json!({"command": "reboot", "parameters": {}, "status": "succeeded", "command_id": "before"});
+    bench.set(PRESSURE, "last_command", before).await;
+    bench.set(PRESSURE, "last_command_at", json!("2026-11-22T09:00:00.000Z")).await;
+    bench.clock.advance(Duration::from_secs(10));
+    bench.call("send_command", ask.clone()).await.unwrap();
+    let item = bench.item(PRESSURE).await;
+    assert_eq!(
+        (&item["last_command"]["command_id"], &item["last_command"]["status"]),
+        (&first["command_id"], &json!("created"))
+    );
+    assert_eq!(item["last_command_at"], bench::NOW);
+    // What was asked for later stays the last one, and so does a word of the gateway.
+    bench.set(PRESSURE, "last_command_at", json!("2026-11-22T10:00:05.000Z")).await;
+    bench.set(PRESSURE, "last_command", json!({"command_id": "later"})).await;
+    bench.clock.advance(Duration::from_secs(10));
+    bench.call("send_command", ask).await.unwrap();
+    assert_eq!(bench.item(PRESSURE).await["last_command"]["command_id"], "later");
+    until("three messages", || gateway.received().len() == 3).await;
+}
+
+#[tokio::test]
+async fn a_keyed_command_whose_item_was_made_without_an_answer_is_sent_by_the_same_call() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+    let lost = AtomicBool::new(false);
+    let wire =
+        Wire::to(&bench.endpoint, move |operation, _| operation == "PutItem" && !lost.swap(true, Ordering::SeqCst))
+            .await;
+    let fleet = bench::fleet(&wire.url, Tables::default(), bench::link(&bench.broker), &bench.clock);
+    let answer = bench::call(&fleet, "send_command", keyed(json!({"sample_rate_seconds": 10}))).await.unwrap();
+    assert_eq!(wire.asked("PutItem").len(), 2);
+    assert_eq!(answer["repeated"], false);
+    until("the message", || gateway.received().len() == 1).await;
+    assert_eq!(bench.item(PRESSURE).await["last_command"]["command_id"], answer["command_id"]);
 }

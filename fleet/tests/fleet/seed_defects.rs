@@ -288,7 +288,7 @@ async fn seed_defect_17_a_removed_device_stays_removed_and_every_command_has_its
         parameters: &parameters,
         issued_at: at(NOW),
     };
-    assert_eq!(store.note_last_command(&last).await, Ok(false));
+    assert_eq!(store.note_last_command(&last, floorgate_fleet::store::Over::Any).await, Ok(false));
     assert_eq!(bench.item(PRESSURE).await, Value::Null, "no ghost");
 }
 

@@ -1,0 +1,102 @@
+//! From a command's item to its message: it is noted in its device's item, then published.
+
+use std::time::Duration;
+
+use floorgate_model::command::canonical;
+use floorgate_model::table::{commands, devices};
+use floorgate_model::{DeviceId, Reason};
+use serde_json::{Map, Value};
+
+use super::{Command, is_final};
+use crate::age::{text, time};
+use crate::error::{ToolError, code};
+use crate::fleet::{Call, put, record};
+use crate::link::LinkError;
+use crate::store::{Item, LastCommand, Over};
+
+/// The same message is published again at most so often, whoever repeats the command.
+pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
+
+impl Call<'_> {
+    /// From the new item to the message; `false` if nobody knows whether that left.
+    pub(super) async fn begin(&self, command: &Command<'_>, item: &Item) -> Result<bool, ToolError> {
+        let (device_id, id) = (command.device_id.as_str(), command.command_id.as_str());
+        if !command.asked.dry_run && !self.note(item, Over::Any).await? {
+            let message = format!("Device {device_id} not found; it was removed a moment ago");
+            self.end_unsent(device_id, id, &message).await;
+            return Err(ToolError::reason(Reason::UnknownDevice, message));
+        }
+        self.publish(command.device_id, item).await
+    }
+
+    /// Notes a command as its device's last one; `false` if there is no such device, or what stands there is not to be
+    /// covered.
+    async fn note(&self, item: &Item, over: Over) -> Result<bool, ToolError> {
+        let of = |attribute| text(item, attribute).unwrap_or_default();
+        let parameters = item.get("parameters").cloned().unwrap_or_else(|| Value::Object(Map::new()));
+        let last = LastCommand {
+            device_id: of(devices::DEVICE_ID),
+            command_id: of(commands::COMMAND_ID),
+            command: of("command"),
+            parameters: &parameters,
+            issued_at: time(item, "issued_at").unwrap_or(self.now),
+        };
+        Ok(self.parts.store.note_last_command(&last, over).await?)
+    }
+
+    /// Once more what no gateway has taken up, if nobody did so a moment ago.
+    pub(super) async fn publish_again(&self, device: &DeviceId, item: &Item) {
+        if record::has_gateway(item) || record::is_overdue(item, self.now) || is_final(item) {
+            return;
+        }
+        let id = text(item, commands::COMMAND_ID).unwrap_or_default();
+        let (now, every) = (self.now.as_millis(), i64::try_from(PUBLISHED_EVERY.as_millis()).unwrap_or(i64::MAX));
+        let before = now.saturating_sub(every);
+        // It may have left before: that a table or the way fails now says nothing about it.
+        if self.parts.store.claim_publication((device.as_str(), id), before, now).await.unwrap_or(false) {
+            // The first call may have died before it was noted. What was asked for later stays the last one.
+            if item.get("dry_run") != Some(&Value::Bool(true)) {
+                let _ = self.note(item, Over::Earlier).await;
+            }
+            let _ = self.parts.link.publish(device, &payload(item)).await;
+        }
+    }
+
+    async fn publish(&self, device: &DeviceId, item: &Item) -> Result<bool, ToolError> {
+        match self.parts.link.publish(device, &payload(item)).await {
+            Ok(()) => Ok(true),
+            // It may be on its way: the gateway's word tells.
+            Err(LinkError::Unknown(_)) => Ok(false),
+            Err(LinkError::NotSent(why)) => {
+                let message = format!("the command was not sent, and will not be executed: {why}");
+                let id = text(item, commands::COMMAND_ID).unwrap_or_default();
+                self.end_unsent(device.as_str(), id, &message).await;
+                Err(ToolError::new(code::NOT_SENT, message).with(commands::COMMAND_ID, id))
+            }
+        }
+    }
+
+    /// A table that fails here does not hide why the command was not sent; its failure is in the log.
+    async fn end_unsent(&self, device: &str, id: &str, message: &str) {
+        let (now, published) = (self.parts.clock.now(), self.now.as_millis());
+        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, (now, published)).await;
+    }
+}
+
+/// What goes to the gateway: from the item alone, so that a repeat has the same bytes.
+fn payload(item: &Item) -> String {
+    let mut payload = Map::new();
+    for (field, attribute) in [
+        ("command", "command"),
+        ("parameters", "parameters"),
+        ("timestamp", "issued_at"),
+        ("command_id", commands::COMMAND_ID),
+        ("expires_at", "expires_at"),
+        ("issuer", "issuer"),
+        ("dry_run", "dry_run"),
+    ] {
+        put(&mut payload, field, item.get(attribute));
+    }
+    // A table keeps no order.
+    canonical(&payload)
+}
