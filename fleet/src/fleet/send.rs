@@ -74,6 +74,18 @@ struct Command<'a> {
     asked: &'a Asked,
 }
 
+/// What became of a command that was not asked for before.
+enum Begun {
+    /// It was sent, as far as is known.
+    Sent {
+        item: Item,
+        /// `false` if nobody knows whether it left.
+        left: bool,
+    },
+    /// Another call sends it, or has sent it: its item.
+    Joined(Item),
+}
+
 impl Call<'_> {
     pub(super) async fn send_command(&self, arguments: &mut Arguments) -> Result<Item, ToolError> {
         let named = arguments.required(devices::DEVICE_ID)?;
@@ -98,15 +110,12 @@ impl Call<'_> {
             None => {
                 check_parameters(asked, device)?;
                 check_state(asked, device_id, device, stale.as_deref())?;
-                self.spend(asked).await?;
-                let new = self.record(&command);
-                match self.create(&command, &new).await? {
-                    None => {
-                        repeated = false;
-                        left = self.begin(&command, &new).await?;
-                        new
+                match self.send_new(&command).await? {
+                    Begun::Sent { item, left: known } => {
+                        (repeated, left) = (false, known);
+                        item
                     }
-                    Some(others) => others,
+                    Begun::Joined(item) => item,
                 }
             }
         };
@@ -123,6 +132,21 @@ impl Call<'_> {
         super::put(&mut answer, devices::LAST_SEEN_AT, device.get(devices::LAST_SEEN_AT));
         answer.insert("as_of".to_owned(), self.parts.clock.now().to_string().into());
         verdict(answer)
+    }
+
+    /// Budget, item and message of a command that was not asked for before.
+    async fn send_new(&self, command: &Command<'_>) -> Result<Begun, ToolError> {
+        let spent = self.spend(command.asked).await?;
+        let new = self.record(command);
+        // That the table fails here leaves open whether the item is there, which a repeat would send for nothing.
+        let begun = match self.create(command, &new).await? {
+            Some(others) => Ok(Begun::Joined(others)),
+            None => self.begin(command, new).await,
+        };
+        if !matches!(begun, Ok(Begun::Sent { .. })) {
+            self.give_back(&spent).await;
+        }
+        begun
     }
 
     /// Makes the command's item; answers the one that another call with the same key made at the same time, and sends.

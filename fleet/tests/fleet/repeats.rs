@@ -199,3 +199,53 @@ async fn a_keyed_command_whose_item_was_made_without_an_answer_is_sent_by_the_sa
     until("the message", || gateway.received().len() == 1).await;
     assert_eq!(bench.item(PRESSURE).await["last_command"]["command_id"], answer["command_id"]);
 }
+
+#[tokio::test]
+async fn what_did_not_leave_costs_no_budget_and_neither_does_what_another_call_sends() {
+    let bench = Bench::start().await;
+    let _gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+    let away = bench.fleet_without_link();
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "wait_seconds": 5});
+    for _ in 0..10 {
+        assert_eq!(bench::call(&away, "send_command", ask.clone()).await.unwrap_err().code, "NOT_SENT");
+    }
+    let keyed = |key: &str| json!({"device_id": VALVE, "command": "reboot", "idempotency_key": key, "wait_seconds": 5});
+    let (one, other) =
+        futures_util::join!(bench.call("send_command", keyed("k")), bench.call("send_command", keyed("k")));
+    assert_eq!(one.unwrap()["command_id"], other.unwrap()["command_id"]);
+    // Three in all, and one of them was the valve's.
+    bench.call("send_command", ask.clone()).await.unwrap();
+    bench.call("send_command", ask.clone()).await.unwrap();
+    bench.refused("send_command", ask, "RATE_LIMITED").await;
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_noted_ends_as_not_sent_and_costs_no_budget() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::silent(&bench);
+    let wire = Wire::to(&bench.endpoint, |_, body| body["UpdateExpression"].to_string().contains("last_command")).await;
+    let fleet = bench::fleet(&wire.url, Tables::default(), bench::link(&bench.broker), &bench.clock);
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "wait_seconds": 0});
+    assert_eq!(bench::call(&fleet, "send_command", ask.clone()).await.unwrap_err().code, "STORE_UNAVAILABLE");
+    let item = bench.commands().await.remove(0);
+    assert_eq!((&item["status"], &item["reason"]), (&json!("failed"), &json!("NOT_SENT")));
+    assert!(gateway.received().is_empty());
+    let used = bench.client.scan(COMMANDS).await.unwrap();
+    let used: Vec<_> = used.iter().filter_map(|item| item["used_until_ms"].as_i64()).collect();
+    assert_eq!(used, [bench.clock.now().as_millis(); 2]);
+}
+
+#[tokio::test]
+async fn everyones_refusal_takes_nothing_from_ones_own() {
+    let bench = Bench::start().await;
+    let used_up = bench.clock.now().as_millis() + 900_000;
+    bench
+        .put(COMMANDS, json!({"device_id": "budget#everyone", "command_id": "reboot", "used_until_ms": used_up}))
+        .await;
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "wait_seconds": 0});
+    for _ in 0..5 {
+        let error = bench.refused("send_command", ask.clone(), "RATE_LIMITED").await;
+        assert!(error.message.starts_with("everyone's together"), "{error}");
+    }
+    assert_eq!(bench.client.scan(COMMANDS).await.unwrap().len(), 1, "nobody's own budget was touched");
+}

@@ -8,6 +8,10 @@
 //! The number is the time until which the budget is used up if it were spent evenly (the generic cell rate algorithm):
 //! `N in S seconds` lets N go at once and then one every S/N seconds. Nothing has to be cleaned up. A repeat of a
 //! command that was sent, and a dry run, cost nothing of it; a dry run has a budget of its own.
+//!
+//! Both budgets are looked at before either is touched: who is refused has paid nothing. What certainly did not leave
+//! (`NOT_SENT`, joined to another call's, a device removed) is given back to both. A call that dies before it could give
+//! back has paid; time gives it back.
 
 use std::time::Duration;
 
@@ -107,31 +111,94 @@ impl Budget {
     }
 }
 
+/// One command, taken out of a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Taken {
+    /// What that made of the budget.
+    becomes: i64,
+    /// What one command is.
+    each: i64,
+}
+
+impl Taken {
+    /// What the budget becomes when it gets the command back; `None` if time has given it back already.
+    fn back(self, used_until: i64) -> Option<i64> {
+        // Others move it on and back by whole commands. Anything else between means that it had run out and began anew.
+        let whole = used_until.saturating_sub(self.becomes).rem_euclid(self.each) == 0;
+        whole.then(|| used_until.saturating_sub(self.each))
+    }
+}
+
+/// One command, taken out of the caller's budget and out of everyone's.
+#[derive(Debug)]
+pub(super) struct Spent {
+    name: &'static str,
+    own: Taken,
+    all: Taken,
+}
+
 impl Call<'_> {
-    /// Takes one command out of the caller's budget and out of everyone's.
-    pub(super) async fn spend(&self, asked: &Asked) -> Result<(), ToolError> {
+    /// Takes one command out of the caller's budget and out of everyone's, or nothing out of either.
+    pub(super) async fn spend(&self, asked: &Asked) -> Result<Spent, ToolError> {
         let (name, budget) = self.parts.budgets.of(asked.command, asked.dry_run);
-        self.spend_of(&self.caller.key(), name, budget)
-            .await?
-            .map_err(|wait| self.used_up("your", name, budget, wait))?;
-        let all = budget.times(EVERYONE_FACTOR);
-        match self.spend_of(EVERYONE, name, all).await? {
-            Ok(()) => Ok(()),
-            // What was taken from the caller's own stays taken: it refills, and a flood is not worth a third write.
-            Err(wait) => Err(self.used_up("everyone's together", name, all, wait)),
+        let (caller, everyone) = (self.caller.key(), budget.times(EVERYONE_FACTOR));
+        let own_used = self.parts.store.budget(&caller, name).await?;
+        budget.one_more(own_used, self.now).map_err(|wait| self.used_up("your", name, budget, wait))?;
+        let all_used = self.parts.store.budget(EVERYONE, name).await?;
+        let all_used_up = |wait| self.used_up("everyone's together", name, everyone, wait);
+        everyone.one_more(all_used, self.now).map_err(all_used_up)?;
+        let own = self.take(&caller, name, budget, own_used).await?;
+        let own = own.map_err(|wait| self.used_up("your", name, budget, wait))?;
+        // Others may have been quicker since it was looked at.
+        let all = match self.take(EVERYONE, name, everyone, all_used).await {
+            Ok(all) => all.map_err(all_used_up),
+            Err(error) => Err(error),
+        };
+        match all {
+            Ok(all) => Ok(Spent { name, own, all }),
+            Err(error) => {
+                self.give_back_to(&caller, name, own).await;
+                Err(error)
+            }
         }
     }
 
-    async fn spend_of(&self, owner: &str, name: &str, budget: Budget) -> Result<Result<(), Duration>, ToolError> {
+    /// Gives back what was spent on a command that certainly did not leave. A table that fails here costs one command for a
+    /// while; its failure is in the log.
+    pub(super) async fn give_back(&self, spent: &Spent) {
+        self.give_back_to(&self.caller.key(), spent.name, spent.own).await;
+        self.give_back_to(EVERYONE, spent.name, spent.all).await;
+    }
+
+    async fn give_back_to(&self, owner: &str, name: &str, taken: Taken) {
+        let mut used_until = taken.becomes;
         for _ in 0..TRIES {
-            let was = self.parts.store.budget(owner, name).await?;
+            let Some(becomes) = taken.back(used_until) else { return };
+            if self.parts.store.spend(owner, name, Some(used_until), becomes).await.unwrap_or(true) {
+                return;
+            }
+            let Ok(Some(now)) = self.parts.store.budget(owner, name).await else { return };
+            used_until = now;
+        }
+    }
+
+    /// Out of the budget of one owner, which was looked at a moment ago.
+    async fn take(
+        &self,
+        owner: &str,
+        name: &str,
+        budget: Budget,
+        mut was: Option<i64>,
+    ) -> Result<Result<Taken, Duration>, ToolError> {
+        for _ in 0..TRIES {
             let becomes = match budget.one_more(was, self.now) {
                 Ok(becomes) => becomes,
                 Err(wait) => return Ok(Err(wait)),
             };
             if self.parts.store.spend(owner, name, was, becomes).await? {
-                return Ok(Ok(()));
+                return Ok(Ok(Taken { becomes, each: budget.each() }));
             }
+            was = self.parts.store.budget(owner, name).await?;
         }
         let message = "too many commands are being sent at the same moment; nothing was sent, try again in a second";
         Err(ToolError::new(code::STORE_UNAVAILABLE, message))
@@ -186,6 +253,25 @@ mod tests {
         let budget = budget(3, 900);
         let ahead = Some(at(1_000_000_000_000).as_millis());
         assert_eq!(budget.one_more(ahead, at(0)), Err(Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn a_command_is_given_back_once_and_only_while_it_counts() {
+        let budget = budget(5, 600);
+        let take = |used: Option<i64>, now: i64| {
+            let becomes = budget.one_more(used, at(now)).unwrap();
+            Taken { becomes, each: budget.each() }
+        };
+        let first = take(None, 0);
+        assert_eq!(first.back(first.becomes), Some(at(0).as_millis()));
+        // Another one on top of it: one of the two stays, whoever gives back first.
+        let second = take(Some(first.becomes), 1_000);
+        let one_left = first.back(second.becomes).unwrap();
+        assert_eq!(Some(one_left), second.back(second.becomes));
+        assert_eq!(second.back(one_left), Some(at(0).as_millis()));
+        // It ran out meanwhile, and another one began anew: that one is not to be given away.
+        let later = take(Some(first.becomes), 130_500);
+        assert_eq!(first.back(later.becomes), None);
     }
 
     proptest! {

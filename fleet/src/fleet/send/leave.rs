@@ -7,7 +7,7 @@ use floorgate_model::table::{commands, devices};
 use floorgate_model::{DeviceId, Reason};
 use serde_json::{Map, Value};
 
-use super::{Command, is_final};
+use super::{Begun, Command, is_final};
 use crate::age::{text, time};
 use crate::error::{ToolError, code};
 use crate::fleet::{Call, put, record};
@@ -18,15 +18,22 @@ use crate::store::{Item, LastCommand, Over};
 pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
 
 impl Call<'_> {
-    /// From the new item to the message; `false` if nobody knows whether that left.
-    pub(super) async fn begin(&self, command: &Command<'_>, item: &Item) -> Result<bool, ToolError> {
-        let (device_id, id) = (command.device_id.as_str(), command.command_id.as_str());
-        if !command.asked.dry_run && !self.note(item, Over::Any).await? {
-            let message = format!("Device {device_id} not found; it was removed a moment ago");
-            self.end_unsent(device_id, id, &message).await;
-            return Err(ToolError::reason(Reason::UnknownDevice, message));
+    /// From the new item to the message. An error means that it did not leave, and its item ends so.
+    pub(super) async fn begin(&self, command: &Command<'_>, item: Item) -> Result<Begun, ToolError> {
+        if !command.asked.dry_run {
+            let gone = || {
+                let message = format!("Device {} not found; it was removed a moment ago", command.device_id);
+                ToolError::reason(Reason::UnknownDevice, message)
+            };
+            let noted = self.note(&item, Over::Any).await.and_then(|noted| noted.then_some(()).ok_or_else(gone));
+            if let Err(error) = noted {
+                let message = format!("the command was not sent, and will not be executed: {}", error.message);
+                self.end_unsent(command.device_id.as_str(), command.command_id.as_str(), &message).await;
+                return Err(error);
+            }
         }
-        self.publish(command.device_id, item).await
+        let left = self.publish(command.device_id, &item).await?;
+        Ok(Begun::Sent { item, left })
     }
 
     /// Notes a command as its device's last one; `false` if there is no such device, or what stands there is not to be
