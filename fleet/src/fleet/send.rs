@@ -9,10 +9,12 @@
 //! 2. The device: it is there, not offline, not in maintenance, its gateway not silent. `set_status` is done at the
 //!    gateway, so it goes to a device in any state.
 //! 3. A repeat: with an idempotency key the command's id follows from caller, device and key, so a second call finds the
-//!    first one's item and answers its outcome. Without a key, an identical command of the same caller that is still
-//!    open is joined instead of sent a second time: a model or a proxy that tries again reboots once.
+//!    first one's item and answers its outcome. Without a key, an identical command of the same caller that is the device's
+//!    last one and still open is joined instead of sent a second time: a model or a proxy that tries again reboots once.
 //! 4. The budget ([`budget`]).
-//! 5. The item in `iot-commands`, then `last_command` of the device. Never `configuration`, never `status`.
+//! 5. The item in `iot-commands`, then `last_command` of the device. Never `configuration`, never `status`. Without a key
+//!    it is written only over the entry that was read in step 3: of identical calls at the same moment one writes, and the
+//!    others join it ([`repeat`]).
 //! 6. The message. If it certainly did not leave, the item ends as `failed`, `NOT_SENT`.
 //! 7. The wait: the item is read until it is final, the time is over, or the door's own caller would give up.
 //!
@@ -110,7 +112,7 @@ impl Call<'_> {
             None => {
                 check_parameters(asked, device)?;
                 check_state(asked, device_id, device, stale.as_deref())?;
-                match self.send_new(&command).await? {
+                match self.send_new(&command, device).await? {
                     Begun::Sent { item, left: known } => {
                         (repeated, left) = (false, known);
                         item
@@ -135,13 +137,13 @@ impl Call<'_> {
     }
 
     /// Budget, item and message of a command that was not asked for before.
-    async fn send_new(&self, command: &Command<'_>) -> Result<Begun, ToolError> {
+    async fn send_new(&self, command: &Command<'_>, device: &Item) -> Result<Begun, ToolError> {
         let spent = self.spend(command.asked).await?;
         let new = self.record(command);
         // That the table fails here leaves open whether the item is there, which a repeat would send for nothing.
         let begun = match self.create(command, &new).await? {
             Some(others) => Ok(Begun::Joined(others)),
-            None => self.begin(command, new).await,
+            None => self.begin(command, device, new).await,
         };
         if !matches!(begun, Ok(Begun::Sent { .. })) {
             self.give_back(&spent).await;

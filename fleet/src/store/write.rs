@@ -39,9 +39,11 @@ pub struct LastCommand<'a> {
 
 /// Over which entry a last command may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum Over<'a> {
     /// Whatever stands there.
     Any,
+    /// The one of this id, or one without.
+    This(Option<&'a str>),
     /// One that was asked for before.
     Earlier,
 }
@@ -73,7 +75,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn note_last_command(&self, last: &LastCommand<'_>, over: Over) -> Result<bool, StoreError> {
+    pub async fn note_last_command(&self, last: &LastCommand<'_>, over: Over<'_>) -> Result<bool, StoreError> {
         let entry = json!({
             "command": last.command, "parameters": last.parameters, "status": "created", "command_id": last.command_id,
         });
@@ -82,13 +84,21 @@ impl Store {
         let update = update.update_expression("SET #last_command = :entry, #last_command_at = :at");
         let update = update.condition_expression(match over {
             Over::Any => "attribute_exists(#device_id)",
+            Over::This(None) => "attribute_exists(#device_id) AND attribute_not_exists(#last_command.#command_id)",
+            Over::This(Some(_)) => "attribute_exists(#device_id) AND #last_command.#command_id = :was",
             Over::Earlier => {
                 "attribute_exists(#device_id) AND (attribute_not_exists(#last_command_at) OR #last_command_at < :at)"
             }
         });
-        let used = [devices::DEVICE_ID, devices::LAST_COMMAND, devices::LAST_COMMAND_AT];
-        let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        // A name or value that is not used is an error.
+        let (id, was) = match over {
+            Over::This(was) => (Some(commands::COMMAND_ID), was),
+            Over::Any | Over::Earlier => (None, None),
+        };
+        let used = [devices::DEVICE_ID, devices::LAST_COMMAND, devices::LAST_COMMAND_AT].into_iter().chain(id);
+        let update = update.set_expression_attribute_names(Some(expression_names(used)));
         let update = update.expression_attribute_values(":entry", item::value_from_json(entry));
+        let update = was.into_iter().fold(update, |u, was| u.expression_attribute_values(":was", text(was)));
         match update.expression_attribute_values(":at", text(last.issued_at)).send().await {
             Ok(_) => Ok(true),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {

@@ -249,3 +249,34 @@ async fn everyones_refusal_takes_nothing_from_ones_own() {
     }
     assert_eq!(bench.client.scan(COMMANDS).await.unwrap().len(), 1, "nobody's own budget was touched");
 }
+
+#[tokio::test]
+async fn equal_calls_at_the_same_moment_are_one_command_even_without_a_key() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+    let ask = json!({"device_id": PRESSURE, "command": "update_config", "parameters": {"sample_rate_seconds": 10},
+        "wait_seconds": 5});
+    let other_fleet = bench.another_fleet();
+    let calls = (0..6).map(|n| {
+        let fleet = if n % 2 == 0 { &bench.fleet } else { &other_fleet };
+        bench::call(fleet, "send_command", ask.clone())
+    });
+    let answers: Vec<_> = futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(gateway.received().len(), 1);
+    let id = &answers[0]["command_id"];
+    assert!(answers.iter().all(|answer| answer["status"] == "succeeded" && answer["command_id"] == *id), "{answers:?}");
+    assert_eq!(answers.iter().filter(|answer| answer["repeated"] == false).count(), 1);
+    // The others say where they went, and cost nothing.
+    let joined: Vec<_> = bench.commands().await.into_iter().filter(|item| item["command_id"] != *id).collect();
+    for item in &joined {
+        assert_eq!((&item["status"], &item["reason"]), (&json!("failed"), &json!("NOT_SENT")));
+        assert!(item["message"].as_str().unwrap().ends_with(id.as_str().unwrap()), "{item}");
+    }
+    let used = bench.client.scan(COMMANDS).await.unwrap();
+    let used: Vec<_> = used.iter().filter_map(|item| item["used_until_ms"].as_i64()).collect();
+    let now = bench.clock.now().as_millis();
+    assert!(used.contains(&(now + 60_000)) && used.contains(&(now + 15_000)), "{used:?}");
+    // One after the other they are two: the first one has ended.
+    let next = bench.call("send_command", ask).await.unwrap();
+    assert_eq!((&next["repeated"], gateway.received().len()), (&json!(false), 2));
+}

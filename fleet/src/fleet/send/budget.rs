@@ -26,6 +26,8 @@ use crate::fleet::Call;
 pub(crate) const EVERYONE_FACTOR: u32 = 4;
 /// Tries to move a budget on against others that do so at the same time.
 const TRIES: u32 = 8;
+/// Longest pause after a try that lost; as much longer after each further one.
+const STEP_ASIDE: Duration = Duration::from_millis(10);
 /// Whose budget is for everyone together.
 const EVERYONE: &str = "everyone";
 
@@ -83,6 +85,12 @@ impl Budgets {
         };
         (command.as_str(), budget)
     }
+}
+
+/// Who lost a race for one number of a table tries again a little later than the others who lost it.
+pub(super) async fn step_aside(try_number: u32) {
+    let longest = STEP_ASIDE.saturating_mul(try_number + 1);
+    tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
 }
 
 impl Budget {
@@ -172,11 +180,12 @@ impl Call<'_> {
 
     async fn give_back_to(&self, owner: &str, name: &str, taken: Taken) {
         let mut used_until = taken.becomes;
-        for _ in 0..TRIES {
+        for try_number in 0..TRIES {
             let Some(becomes) = taken.back(used_until) else { return };
             if self.parts.store.spend(owner, name, Some(used_until), becomes).await.unwrap_or(true) {
                 return;
             }
+            step_aside(try_number).await;
             let Ok(Some(now)) = self.parts.store.budget(owner, name).await else { return };
             used_until = now;
         }
@@ -190,7 +199,7 @@ impl Call<'_> {
         budget: Budget,
         mut was: Option<i64>,
     ) -> Result<Result<Taken, Duration>, ToolError> {
-        for _ in 0..TRIES {
+        for try_number in 0..TRIES {
             let becomes = match budget.one_more(was, self.now) {
                 Ok(becomes) => becomes,
                 Err(wait) => return Ok(Err(wait)),
@@ -198,6 +207,7 @@ impl Call<'_> {
             if self.parts.store.spend(owner, name, was, becomes).await? {
                 return Ok(Ok(Taken { becomes, each: budget.each() }));
             }
+            step_aside(try_number).await;
             was = self.parts.store.budget(owner, name).await?;
         }
         let message = "too many commands are being sent at the same moment; nothing was sent, try again in a second";

@@ -7,6 +7,7 @@ use floorgate_model::table::{commands, devices};
 use floorgate_model::{DeviceId, Reason};
 use serde_json::{Map, Value};
 
+use super::budget::step_aside;
 use super::{Begun, Command, is_final};
 use crate::age::{text, time};
 use crate::error::{ToolError, code};
@@ -16,29 +17,61 @@ use crate::store::{Item, LastCommand, Over};
 
 /// The same message is published again at most so often, whoever repeats the command.
 pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
+/// Tries to note a command over the one that was read, against others that do so at the same time.
+const NOTE_TRIES: u32 = 8;
 
 impl Call<'_> {
-    /// From the new item to the message. An error means that it did not leave, and its item ends so.
-    pub(super) async fn begin(&self, command: &Command<'_>, item: Item) -> Result<Begun, ToolError> {
+    /// From the new item to the message. An error means that it did not leave, and its item ends so; and so it does when
+    /// another call sends the same at this moment.
+    pub(super) async fn begin(&self, command: &Command<'_>, device: &Item, item: Item) -> Result<Begun, ToolError> {
         if !command.asked.dry_run {
-            let gone = || {
-                let message = format!("Device {} not found; it was removed a moment ago", command.device_id);
-                ToolError::reason(Reason::UnknownDevice, message)
+            let noted = self.note_or_join(command, device, &item).await;
+            let why = match &noted {
+                Ok(None) => None,
+                Ok(Some(other)) => {
+                    let id = text(other, commands::COMMAND_ID).unwrap_or_default();
+                    Some(format!("the same command was asked for at the same moment, and this one joined it: {id}"))
+                }
+                Err(error) => Some(error.message.clone()),
             };
-            let noted = self.note(&item, Over::Any).await.and_then(|noted| noted.then_some(()).ok_or_else(gone));
-            if let Err(error) = noted {
-                let message = format!("the command was not sent, and will not be executed: {}", error.message);
+            if let Some(why) = why {
+                let message = format!("the command was not sent, and will not be executed: {why}");
                 self.end_unsent(command.device_id.as_str(), command.command_id.as_str(), &message).await;
-                return Err(error);
+            }
+            if let Some(other) = noted? {
+                return Ok(Begun::Joined(other));
             }
         }
         let left = self.publish(command.device_id, &item).await?;
         Ok(Begun::Sent { item, left })
     }
 
+    /// Notes the command; answers the item of the same one that another call noted since `device` was read.
+    async fn note_or_join(&self, command: &Command<'_>, device: &Item, item: &Item) -> Result<Option<Item>, ToolError> {
+        let mut was = last_command_id(device);
+        for try_number in 0..NOTE_TRIES {
+            // What has a key is an intention of its own, whatever else is asked for at the same moment.
+            let over = if command.asked.key.is_some() { Over::Any } else { Over::This(was.as_deref()) };
+            if self.note(item, over).await? {
+                return Ok(None);
+            }
+            let Some(now) = self.parts.store.device(command.device_id.as_str()).await? else {
+                let message = format!("Device {} not found; it was removed a moment ago", command.device_id);
+                return Err(ToolError::reason(Reason::UnknownDevice, message));
+            };
+            was = last_command_id(&now);
+            if let Some(other) = self.at_the_same_moment(command, was.as_deref()).await? {
+                return Ok(Some(other));
+            }
+            step_aside(try_number).await;
+        }
+        let message = "too many commands are being sent to this device at the same moment; try again in a second";
+        Err(ToolError::new(code::STORE_UNAVAILABLE, message))
+    }
+
     /// Notes a command as its device's last one; `false` if there is no such device, or what stands there is not to be
     /// covered.
-    async fn note(&self, item: &Item, over: Over) -> Result<bool, ToolError> {
+    async fn note(&self, item: &Item, over: Over<'_>) -> Result<bool, ToolError> {
         let of = |attribute| text(item, attribute).unwrap_or_default();
         let parameters = item.get("parameters").cloned().unwrap_or_else(|| Value::Object(Map::new()));
         let last = LastCommand {
@@ -88,6 +121,11 @@ impl Call<'_> {
         let (now, published) = (self.parts.clock.now(), self.now.as_millis());
         let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, (now, published)).await;
     }
+}
+
+fn last_command_id(device: &Item) -> Option<String> {
+    let last = device.get(devices::LAST_COMMAND)?.as_object()?;
+    text(last, commands::COMMAND_ID).map(str::to_owned)
 }
 
 /// What goes to the gateway: from the item alone, so that a repeat has the same bytes.

@@ -1,4 +1,14 @@
 //! Is this a command that was asked for before?
+//!
+//! * With a key: the id follows from caller, device and key. Two calls at the same moment have one id, the table takes it
+//!   once, and the second call answers the first one's outcome.
+//! * Without: an identical command (caller, device, command, parameters) that is the device's last one is joined while it is
+//!   open. Calls at the same moment all find none; they differ when they note theirs as the device's last one, which each
+//!   does only over the entry it has read. Who finds another's there joins it, if it is identical, *whether or not it has
+//!   ended*: it was not there when this call began, so this call cannot have been made for its outcome. The loser's own
+//!   item ends as `NOT_SENT` and names the one it joined.
+//! * What this does not see: an identical command when another one was sent to the device in between (the entry is one), and a
+//!   dry run, which is never noted and changes nothing. A key is the safe way.
 
 use std::time::Duration;
 
@@ -42,10 +52,22 @@ impl Call<'_> {
     }
 
     fn is_open_and_same(&self, item: &Item, asked: &Asked) -> bool {
-        !is_final(item)
-            && !record::is_overdue(item, self.now)
-            && text(item, CALLER_KEY) == Some(&self.caller.key())
-            && is_same(item, asked)
+        !is_final(item) && !record::is_overdue(item, self.now) && self.is_own_and_same(item, asked)
+    }
+
+    fn is_own_and_same(&self, item: &Item, asked: &Asked) -> bool {
+        text(item, CALLER_KEY) == Some(&self.caller.key()) && is_same(item, asked)
+    }
+
+    /// The item of a command that was noted since this call began, if it asks for the same and may have left.
+    pub(super) async fn at_the_same_moment(
+        &self,
+        command: &Command<'_>,
+        noted: Option<&str>,
+    ) -> Result<Option<Item>, ToolError> {
+        let Some(noted) = noted.filter(|_| command.asked.key.is_none()) else { return Ok(None) };
+        let found = self.parts.store.command(command.device_id.as_str(), noted).await?;
+        Ok(found.filter(|item| self.is_own_and_same(item, command.asked) && !record::is_unsent(item)))
     }
 
     /// The item of this very id, if it is there and means the same.
