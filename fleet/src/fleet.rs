@@ -11,6 +11,7 @@
 mod commands;
 mod history;
 mod list;
+mod pace;
 mod record;
 mod send;
 mod status;

@@ -107,6 +107,22 @@ pub struct DeviceFilter {
     pub device_type: Option<String>,
 }
 
+/// Whose commands, and in which order of their ids.
+#[derive(Debug, Clone, Copy)]
+pub enum Commands<'a> {
+    /// Everybody's, in no order.
+    Fleet,
+    /// One device's, from the least id on.
+    Device(&'a str),
+    /// One device's, from the greatest id down.
+    Backwards {
+        /// The device.
+        device: &'a str,
+        /// Only ids that are greater.
+        above: Option<&'a str>,
+    },
+}
+
 /// Which commands a list is of.
 #[derive(Debug, Clone, Default)]
 pub struct CommandFilter {
@@ -254,14 +270,15 @@ impl Store {
         Ok(answer.item.map(item::to_json))
     }
 
-    /// One page of commands: of one device by its key, else by a scan.
+    /// One page of commands. `limit` counts what is looked at, not what fits the filter.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn commands(
         &self,
-        device: Option<&str>,
+        which: Commands<'_>,
         filter: &CommandFilter,
+        limit: Option<i32>,
         after: Option<Item>,
     ) -> Result<Page, StoreError> {
         // Items without a command are the budgets'.
@@ -281,20 +298,32 @@ impl Store {
         }
         let condition = conditions.join(" AND ");
         let after = after.map(item::from_json);
-        if let Some(device) = device {
+        let (device, above) = match which {
+            Commands::Fleet => (None, None),
+            Commands::Device(device) => (Some((device, true)), None),
+            Commands::Backwards { device, above } => (Some((device, false)), above),
+        };
+        if let Some((device, forward)) = device {
             used.push(devices::DEVICE_ID);
             values.insert(":device_id".to_owned(), text(device));
+            let mut key = "#device_id = :device_id".to_owned();
+            if let Some(above) = above {
+                used.push(commands::COMMAND_ID);
+                values.insert(":above".to_owned(), text(above));
+                key.push_str(" AND #command_id > :above");
+            }
             let query = self.client.query().table_name(&self.tables.commands).consistent_read(true);
-            let query = query.key_condition_expression("#device_id = :device_id").filter_expression(condition);
+            let query = query.key_condition_expression(key).filter_expression(condition).scan_index_forward(forward);
             let query = query.set_expression_attribute_names(Some(expression_names(used.into_iter())));
-            let query = query.set_expression_attribute_values(Some(values)).set_exclusive_start_key(after);
-            let answer = query.send().await.map_err(|error| failed("read a device's commands", error))?;
+            let query = query.set_expression_attribute_values(Some(values)).set_limit(limit);
+            let answer = query.set_exclusive_start_key(after).send().await;
+            let answer = answer.map_err(|error| failed("read a device's commands", error))?;
             return Ok(item::page(answer.items, answer.scanned_count, answer.last_evaluated_key));
         }
         let scan = self.client.scan().table_name(&self.tables.commands).filter_expression(condition);
         let scan = scan.set_expression_attribute_names(Some(expression_names(used.into_iter())));
         let values = (!values.is_empty()).then_some(values);
-        let scan = scan.set_expression_attribute_values(values).set_exclusive_start_key(after);
+        let scan = scan.set_expression_attribute_values(values).set_limit(limit).set_exclusive_start_key(after);
         let answer = scan.send().await.map_err(|error| failed("read the commands", error))?;
         Ok(item::page(answer.items, answer.scanned_count, answer.last_evaluated_key))
     }

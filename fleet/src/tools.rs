@@ -128,7 +128,8 @@ fn all() -> Vec<Tool> {
         tool(
             "list_commands",
             "List commands",
-            "Commands of one device, newest first, or of the fleet page by page: who asked what, and what came of it.",
+            "Commands of one device, newest first, or of the fleet page by page: who asked what, and what came of it. Only with \
+             `newest_first` true are later pages older; a device with very many commands is told page by page too.",
             input::list_commands(),
             output::commands(),
             READS,

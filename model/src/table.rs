@@ -87,6 +87,9 @@ pub mod commands {
     pub const COMMAND_ID: &str = "command_id";
     /// Where the execution stands.
     pub const STATUS: &str = "status";
+    /// TTL, epoch seconds, of what need not be kept: dry runs, and that somebody read a status. (`expires_at` is a text, and
+    /// the command's own.)
+    pub const FORGET_AT: &str = "forget_at";
 }
 
 /// Bytes DynamoDB counts for a number: about one per two significant digits, plus one, plus one for a sign.

@@ -1,20 +1,92 @@
 //! `get_command_status` and `list_commands`.
 //!
-//! Ids of commands are not in order of time, and the table has no index by time: commands of one device are read whole
-//! (as far as a call may read) and sorted, those of the fleet come page by page as the table has them.
+//! # Order
+//!
+//! The table has no index by time, and its ids are in order of time only in part: the tools make them of the time, but of
+//! the key where there is an idempotency key, and other senders' are digests. So:
+//!
+//! * Commands of a device are read whole and sorted as long as a call may read that many ([`SORTED_PAGES_MAX`] pages of 1 MB,
+//!   about twenty thousand commands): newest first over all pages, `newest_first` true.
+//! * A device with more is walked down its ids, from the newest that the tools make of a time to the oldest, then through
+//!   the rest; each page is sorted in itself. Commands without a key come newest first so, those with one in no order;
+//!   `newest_first` is false. Every command comes once, however many there are.
+//! * Commands of the fleet come as the table has them, each page sorted in itself. Only if one answer holds them all is
+//!   `newest_first` true.
+
+use std::time::Duration;
 
 use floorgate_model::table::{commands, devices};
-use floorgate_model::{CommandId, CommandName, DeviceId, ExecutionStatus};
+use floorgate_model::{CommandId, CommandName, DeviceId, ExecutionStatus, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::pace::look_at;
 use super::{Call, put, record};
 use crate::age::{Leases, text};
 use crate::arguments::Arguments;
 use crate::cursor;
 use crate::error::{ToolError, code};
-use crate::store::{CommandFilter, Item};
+use crate::store::{CommandFilter, Commands, Item};
 use crate::tools::{LIMIT_DEFAULT, LIMIT_MAX};
+
+/// Pages of 1 MB that are read to sort the commands of a device; the rest of a call's pages are for the walk.
+const SORTED_PAGES_MAX: u32 = 16;
+/// Ids that the tools make of a time are below the one of so much later than now.
+const IDS_AHEAD: Duration = Duration::from_secs(24 * 3_600);
+
+/// In which order the commands of all pages come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    NewestFirst,
+    /// Each page is sorted in itself.
+    ByPage,
+}
+
+/// What was read for an answer so far.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    began: Instant,
+    /// The number of the page that comes.
+    pages: u32,
+    examined: u64,
+}
+
+/// A way through the ids of a device: from `start` down to the least, then from the greatest down to `start`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Walk {
+    start: String,
+    /// The id behind which it goes on; `None` at the beginning of either part.
+    last: Option<String>,
+    /// In the second part.
+    around: bool,
+}
+
+impl Walk {
+    fn begin(now: Timestamp) -> Self {
+        // Behind every id of this millisecond; `~` is in none.
+        let start = format!("{:012x}~", now.saturating_add(IDS_AHEAD).as_millis());
+        Self { start, last: None, around: false }
+    }
+
+    /// The key behind which the next page begins.
+    fn after(&self, device: &DeviceId) -> Option<Item> {
+        let id = self.last.as_ref().or_else(|| (!self.around).then_some(&self.start))?;
+        Some(Item::from_iter([
+            (devices::DEVICE_ID.to_owned(), device.as_str().into()),
+            (commands::COMMAND_ID.to_owned(), id.as_str().into()),
+        ]))
+    }
+
+    fn place(&self) -> Value {
+        json!({"start": self.start, "last": self.last, "around": self.around})
+    }
+
+    /// `None` if it is another kind of place.
+    fn read(at: &Item) -> Option<Self> {
+        let id = |name| text(at, name).filter(|id| (1..=256).contains(&id.len())).map(str::to_owned);
+        Some(Self { start: id("start")?, last: id("last"), around: at.get("around")?.as_bool()? })
+    }
+}
 
 impl Call<'_> {
     pub(super) async fn get_command_status(&self, arguments: &mut Arguments) -> Result<Item, ToolError> {
@@ -68,7 +140,7 @@ impl Call<'_> {
         }
     }
 
-    /// Newest first; the cursor names the last one told by time and id.
+    /// All of a device's commands, as far as a call may read that many, else page by page.
     async fn of_device(
         &self,
         device: &DeviceId,
@@ -76,47 +148,93 @@ impl Call<'_> {
         limit: usize,
         after: Option<Value>,
     ) -> Result<Item, ToolError> {
-        let after = match after {
-            None => None,
-            Some(at) => Some(order_of(at.as_object().ok_or_else(cursor::invalid)?)),
-        };
-        let (began, mut items, mut examined, mut from) = (Instant::now(), Vec::new(), 0, None);
+        let (began, mut examined) = (Instant::now(), 0);
+        let after = after.as_ref().map(|at| at.as_object().ok_or_else(cursor::invalid)).transpose()?;
+        if let Some(walk) = after.and_then(Walk::read) {
+            return self.walk(device, filter, limit, walk, Reading { began, pages: 1, examined }).await;
+        }
+        let after = after.map(order_of);
+        let (mut items, mut from) = (Vec::new(), None);
         for pages in 1.. {
-            let page = self.parts.store.commands(Some(device.as_str()), filter, from).await?;
-            items.extend(page.items);
+            let page = self.parts.store.commands(Commands::Device(device.as_str()), filter, None, from).await?;
             examined += page.examined;
+            items.extend(
+                page.items.into_iter().filter(|item| after.as_ref().is_none_or(|after| order_of(item) < *after)),
+            );
+            items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
+            let complete = items.len() <= limit;
             from = page.last;
             if from.is_none() {
-                break;
+                items.truncate(limit);
+                let place = items.last().filter(|_| !complete).map(|last| {
+                    let (issued_at, command_id) = order_of(last);
+                    json!({"issued_at": issued_at, "command_id": command_id})
+                });
+                return Ok(self.told(&items, examined, Order::NewestFirst, place));
             }
-            if !self.may_read_more(began, pages) {
-                let message = format!(
-                    "{device} has more commands than one call may read, so the newest are not known; give `since`, `command` or `status`"
-                );
-                return Err(ToolError::new(code::RANGE_TOO_LARGE, message));
+            // One more than is told says that there is more.
+            items.truncate(limit + 1);
+            if pages >= SORTED_PAGES_MAX || !self.may_read_more(began, pages) {
+                let reading = Reading { began, pages: pages + 1, examined };
+                return match after {
+                    None => self.walk(device, filter, limit, Walk::begin(self.now), reading).await,
+                    Some(_) => Err(ToolError::new(
+                        code::RANGE_TOO_LARGE,
+                        format!(
+                            "{device} has too many commands to go on newest first; begin anew without the cursor, and they come page by page"
+                        ),
+                    )),
+                };
             }
         }
-        items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
-        if let Some(after) = after {
-            items.retain(|item| order_of(item) < after);
+        Err(cursor::invalid())
+    }
+
+    /// One page of a device's commands from the newest id that the tools make downwards, and around.
+    async fn walk(
+        &self,
+        device: &DeviceId,
+        filter: &CommandFilter,
+        limit: usize,
+        mut walk: Walk,
+        mut reading: Reading,
+    ) -> Result<Item, ToolError> {
+        let (mut items, before) = (Vec::new(), reading.examined);
+        loop {
+            let above = walk.around.then_some(walk.start.as_str());
+            let which = Commands::Backwards { device: device.as_str(), above };
+            let wanted = look_at(limit - items.len(), items.len(), reading.examined - before);
+            let page = self.parts.store.commands(which, filter, wanted, walk.after(device)).await?;
+            reading.examined += page.examined;
+            items.extend(page.items);
+            walk.last = page.last.as_ref().and_then(|last| text(last, commands::COMMAND_ID)).map(str::to_owned);
+            if items.len() > limit {
+                items.truncate(limit);
+                walk.last = items.last().and_then(|item| text(item, commands::COMMAND_ID)).map(str::to_owned);
+            }
+            let ended = walk.last.is_none() && walk.around;
+            if walk.last.is_none() {
+                walk.around = true;
+            }
+            if ended || items.len() == limit || !self.may_read_more(reading.began, reading.pages) {
+                items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
+                let place = (!ended).then(|| walk.place());
+                return Ok(self.told(&items, reading.examined, Order::ByPage, place));
+            }
+            reading.pages += 1;
         }
-        let complete = items.len() <= limit;
-        items.truncate(limit);
-        let place = items.last().filter(|_| !complete).map(|last| {
-            let (issued_at, command_id) = order_of(last);
-            json!({"issued_at": issued_at, "command_id": command_id})
-        });
-        Ok(self.told(&items, examined, complete, place))
     }
 
     async fn of_fleet(&self, filter: &CommandFilter, limit: usize, after: Option<Value>) -> Result<Item, ToolError> {
+        let whole = after.is_none();
         let mut last = match after {
             None => None,
             Some(at) => Some(key(at.as_object().ok_or_else(cursor::invalid)?).ok_or_else(cursor::invalid)?),
         };
         let (began, mut items, mut examined) = (Instant::now(), Vec::new(), 0);
         for pages in 1.. {
-            let page = self.parts.store.commands(None, filter, last).await?;
+            let wanted = look_at(limit - items.len(), items.len(), examined);
+            let page = self.parts.store.commands(Commands::Fleet, filter, wanted, last).await?;
             examined += page.examined;
             items.extend(page.items);
             last = page.last;
@@ -131,15 +249,17 @@ impl Call<'_> {
         // Before the sorting: the place is the table's.
         let place = last.map(Value::Object);
         items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
-        Ok(self.told(&items, examined, place.is_none(), place))
+        let order = if whole && place.is_none() { Order::NewestFirst } else { Order::ByPage };
+        Ok(self.told(&items, examined, order, place))
     }
 
-    fn told(&self, items: &[Item], examined: u64, complete: bool, place: Option<Value>) -> Item {
+    fn told(&self, items: &[Item], examined: u64, order: Order, place: Option<Value>) -> Item {
         let told: Vec<_> = items.iter().map(|item| Value::Object(record::told(item, self.now))).collect();
         let mut answer = Item::new();
         answer.insert("count".to_owned(), told.len().into());
         answer.insert("commands".to_owned(), told.into());
-        answer.insert("complete".to_owned(), complete.into());
+        answer.insert("complete".to_owned(), place.is_none().into());
+        answer.insert("newest_first".to_owned(), (order == Order::NewestFirst).into());
         answer.insert("examined".to_owned(), examined.into());
         answer.insert("as_of".to_owned(), self.now.to_string().into());
         if let Some(place) = place {

@@ -53,6 +53,8 @@ const PARAMETER_TEXT_MAX: usize = 256;
 const CALLER_KEY: &str = "caller_key";
 /// Which call made an item.
 const CALL: &str = "call";
+/// The table may forget a dry run after so long (DynamoDB takes up to days more): as long as a key of one counts.
+const DRY_RUN_KEPT_FOR: Duration = repeat::KEY_COUNTS_FOR;
 /// Longest idempotency key, characters.
 pub(super) const KEY_MAX: u64 = 128;
 
@@ -180,6 +182,8 @@ impl Call<'_> {
         record.insert(PUBLISHED_AT.to_owned(), self.now.as_millis().into());
         if asked.dry_run {
             record.insert("dry_run".to_owned(), true.into());
+            let forget_at = self.now.saturating_add(DRY_RUN_KEPT_FOR).as_seconds();
+            record.insert(commands::FORGET_AT.to_owned(), forget_at.into());
         }
         record
     }

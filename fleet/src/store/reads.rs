@@ -2,7 +2,7 @@
 //!
 //! One item for each operator and device in `iot-commands`, under a key that no device can have; a later read takes the
 //! place of the earlier one, so there are never more than operators times devices. `forget_at` is for the table's own
-//! expiry, where that is switched on for it (`deploy/aws`); nothing depends on it.
+//! expiry, where that is switched on for it (`deploy/aws`, `floorgate provision`); nothing depends on it.
 
 use std::time::Duration;
 
@@ -17,8 +17,6 @@ use super::{Attributes, Store, StoreError, item};
 /// The table may forget a read after so long; DynamoDB takes up to days more.
 const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 const READ_AT: &str = "read_at_ms";
-/// For the expiry of the table: seconds since 1970.
-const FORGET_AT: &str = "forget_at";
 
 impl Store {
     /// Notes that `reader` was told the status of a device at a time. One write.
@@ -29,7 +27,7 @@ impl Store {
         let mut noted = key(reader, device);
         let seconds = at.saturating_add(FORGET_AFTER).as_millis().div_euclid(1_000);
         noted.insert(READ_AT.to_owned(), AttributeValue::N(at.as_millis().to_string()));
-        noted.insert(FORGET_AT.to_owned(), AttributeValue::N(seconds.to_string()));
+        noted.insert(commands::FORGET_AT.to_owned(), AttributeValue::N(seconds.to_string()));
         let put = self.client.put_item().table_name(&self.tables.commands).set_item(Some(noted));
         put.send().await.map(drop).map_err(|error| failed("note a read of a status", error))
     }

@@ -127,12 +127,13 @@ pub(super) fn commands() -> Value {
     let properties = json!({
         "commands": {"type": "array", "items": one},
         "count": whole("Commands in this answer."),
+        "newest_first": flag("Over all pages; false: only within this one, and later pages may hold newer commands."),
         "complete": flag("There are no more."),
         "next_cursor": text("To go on."),
         "examined": whole("Items that were looked at for this answer."),
         "as_of": text("When the tables were read."),
     });
-    root(properties, &["commands", "count", "complete", "as_of"])
+    root(properties, &["commands", "count", "complete", "newest_first", "as_of"])
 }
 
 pub(super) fn history() -> Value {

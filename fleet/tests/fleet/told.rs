@@ -50,6 +50,12 @@ async fn a_dry_run_is_answered_and_leaves_the_device_alone() {
     );
     assert_eq!(gateway.received().len(), 1);
     assert!(bench.item(PRESSURE).await.get("last_command").is_none());
+    // The table forgets it after a day; what was done is kept.
+    let kept = bench.commands().await[0]["forget_at"].as_i64();
+    assert_eq!(kept, Some(bench.clock.now().as_seconds() + 24 * 3_600));
+    bench.call("send_command", json!({"device_id": VALVE, "command": "reboot", "wait_seconds": 0})).await.unwrap();
+    let done: Vec<_> = bench.commands().await.into_iter().filter(|item| item.get("dry_run").is_none()).collect();
+    assert!(done.len() == 1 && done[0].get("forget_at").is_none());
 }
 
 #[tokio::test]
@@ -265,6 +271,40 @@ async fn commands_are_listed_newest_first_by_pages_and_filters() {
     assert_eq!((fleet.len(), texts(&fleet, "device_id").len()), (20, 2));
     assert_eq!(pages(&bench, "list_commands", "commands", json!({"status": "rejected"})).await.len(), 10);
     bench.refused("list_commands", json!({"device_id": "nobody"}), "UNKNOWN_DEVICE").await;
+    let order = async |ask: Value| bench.call("list_commands", ask).await.unwrap()["newest_first"].clone();
+    assert_eq!(order(json!({"device_id": PRESSURE, "limit": 3})).await, true);
+    assert_eq!(order(json!({"limit": 3})).await, false, "the next page may hold newer ones");
+    assert_eq!(order(json!({})).await, true, "all of them");
+}
+
+#[tokio::test]
+async fn a_device_with_more_commands_than_a_call_reads_is_told_page_by_page_and_each_command_once() {
+    let bench = Bench::start().await;
+    let ballast = "x".repeat(300_000);
+    // 18 MB. Every tenth has a key, so its id has nothing to do with its time.
+    for n in 0..60_u32 {
+        let at = at(&format!("2026-11-22T09:{n:02}:00.000Z"));
+        let id = if n % 10 == 0 {
+            format!("{:064x}", u128::MAX - u128::from(n))
+        } else {
+            format!("{:012x}-{n:016x}", at.as_millis())
+        };
+        let item = json!({"device_id": PRESSURE, "command_id": id, "command": "reboot", "parameters": {},
+            "issued_at": at.to_string(), "expires_at": at.to_string(), "status": "succeeded", "gateway_id": GATEWAY,
+            "ballast": ballast});
+        bench.put("iot-commands", item).await;
+    }
+    let first = bench.call("list_commands", json!({"device_id": PRESSURE, "limit": 5})).await.unwrap();
+    assert_eq!((&first["newest_first"], &first["complete"]), (&json!(false), &json!(false)));
+    let times: Vec<_> = first["commands"].as_array().unwrap().iter().map(|c| c["timestamp"].clone()).collect();
+    let newest: Vec<_> = (55..60).rev().map(|n| json!(format!("2026-11-22T09:{n:02}:00.000Z"))).collect();
+    assert_eq!(times, newest);
+    for limit in [5, 7, 60, 200] {
+        let all = pages(&bench, "list_commands", "commands", json!({"device_id": PRESSURE, "limit": limit})).await;
+        assert_eq!((all.len(), texts(&all, "command_id").len()), (60, 60), "by {limit}");
+    }
+    let none = json!({"device_id": PRESSURE, "limit": 5, "status": "rejected"});
+    assert_eq!(pages(&bench, "list_commands", "commands", none).await.len(), 0);
 }
 
 #[tokio::test]

@@ -51,7 +51,13 @@ impl DynamoTable {
             },
         ];
         if let Some(table) = &self.config.commands_table {
-            tables.push(Wanted { table, partition, sort: Some(commands::COMMAND_ID), index: None, ttl: None });
+            tables.push(Wanted {
+                table,
+                partition,
+                sort: Some(commands::COMMAND_ID),
+                index: None,
+                ttl: Some(commands::FORGET_AT),
+            });
         }
         tables
     }
