@@ -395,7 +395,10 @@ async fn provisioning_again_changes_nothing_and_a_wrong_table_is_named() {
     let clock = Clock::set_to(at(0));
     let lines = provision(bench.config.clone(), clock.clone()).await.unwrap();
     assert!(lines.iter().all(|line| line.contains("is there")), "{lines:?}");
-    assert!(lines[1].ends_with("items expire by `expires_at`") && lines[2].ends_with("items expire by `forget_at`"), "{lines:?}");
+    assert!(
+        lines[1].ends_with("items expire by `expires_at`") && lines[2].ends_with("items expire by `forget_at`"),
+        "{lines:?}"
+    );
     bench.table.check_schema().await.unwrap();
     let wrong = DynamoConfig { devices_table: bench.config.history_table.clone(), ..bench.config.clone() };
     let error = floorgate::sync::check(wrong, clock.clone()).await.unwrap_err();

@@ -2,7 +2,8 @@
 //!
 //! * Arguments are read into valid types before any table is asked. A device id that is none never becomes a key; it is
 //!   only compared with the ids that are there, for `did_you_mean`.
-//! * Every answer is bounded: [`LIMIT_MAX`](crate::tools::LIMIT_MAX) devices or commands, 2,000 samples; and so is the
+//! * Every answer is bounded: [`LIMIT_MAX`](crate::tools::LIMIT_MAX) devices or commands, 2,000 samples, about 1 MB of
+//!   samples, intervals, gaps or commands ([`room`]); and so is the
 //!   work for it: [`PAGES_MAX`] pages of 1 MB, and no new page after [`READ_TIME_MAX`]. What does not fit is behind
 //!   `next_cursor`, and `complete` is false.
 //! * Every answer says how old it is ([`crate::age`]).
@@ -13,6 +14,7 @@ mod history;
 mod list;
 mod pace;
 mod record;
+mod room;
 mod send;
 mod status;
 mod status_first;

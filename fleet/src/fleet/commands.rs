@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::pace::look_at;
+use super::room::Room;
 use super::{Call, put, record};
 use crate::age::{Leases, text};
 use crate::arguments::Arguments;
@@ -162,11 +163,10 @@ impl Call<'_> {
                 page.items.into_iter().filter(|item| after.as_ref().is_none_or(|after| order_of(item) < *after)),
             );
             items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
-            let complete = items.len() <= limit;
             from = page.last;
             if from.is_none() {
-                items.truncate(limit);
-                let place = items.last().filter(|_| !complete).map(|last| {
+                let cut = self.cut(&mut items, limit);
+                let place = items.last().filter(|_| cut).map(|last| {
                     let (issued_at, command_id) = order_of(last);
                     json!({"issued_at": issued_at, "command_id": command_id})
                 });
@@ -208,15 +208,15 @@ impl Call<'_> {
             reading.examined += page.examined;
             items.extend(page.items);
             walk.last = page.last.as_ref().and_then(|last| text(last, commands::COMMAND_ID)).map(str::to_owned);
-            if items.len() > limit {
-                items.truncate(limit);
+            let cut = self.cut(&mut items, limit);
+            if cut {
                 walk.last = items.last().and_then(|item| text(item, commands::COMMAND_ID)).map(str::to_owned);
             }
             let ended = walk.last.is_none() && walk.around;
             if walk.last.is_none() {
                 walk.around = true;
             }
-            if ended || items.len() == limit || !self.may_read_more(reading.began, reading.pages) {
+            if cut || ended || items.len() == limit || !self.may_read_more(reading.began, reading.pages) {
                 items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
                 let place = (!ended).then(|| walk.place());
                 return Ok(self.told(&items, reading.examined, Order::ByPage, place));
@@ -238,11 +238,11 @@ impl Call<'_> {
             examined += page.examined;
             items.extend(page.items);
             last = page.last;
-            if items.len() > limit {
-                items.truncate(limit);
+            let cut = self.cut(&mut items, limit);
+            if cut {
                 last = items.last().and_then(key);
             }
-            if last.is_none() || items.len() == limit || !self.may_read_more(began, pages) {
+            if cut || last.is_none() || items.len() == limit || !self.may_read_more(began, pages) {
                 break;
             }
         }
@@ -251,6 +251,15 @@ impl Call<'_> {
         items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
         let order = if whole && place.is_none() { Order::NewestFirst } else { Order::ByPage };
         Ok(self.told(&items, examined, order, place))
+    }
+
+    /// Leaves what fits into an answer; `true` if something did not.
+    fn cut(&self, items: &mut Vec<Item>, limit: usize) -> bool {
+        let mut room = Room::new();
+        let fitting = items.iter().take(limit).take_while(|item| room.takes(&record::told(item, self.now))).count();
+        let cut = fitting < items.len();
+        items.truncate(fitting);
+        cut
     }
 
     fn told(&self, items: &[Item], examined: u64, order: Order, place: Option<Value>) -> Item {

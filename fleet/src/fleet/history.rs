@@ -2,7 +2,7 @@
 //!
 //! Blocks are expanded ([`blocks`]) into the samples they hold, or into figures for each interval of the range
 //! ([`points`]); gap records are told as what they are. What has expired is left out even while DynamoDB has not deleted
-//! it yet. The range is fixed by the first answer: its cursor carries it, so pages of "the last hour" are of one hour.
+//! it yet. An answer ends at its number of samples or at its size ([`Room`]), gaps included. The range is fixed by the first answer: its cursor carries it, so pages of "the last hour" are of one hour.
 //!
 //! A block holds at most 60 s, so one that began up to [`LOOK_BACK`] before the range may reach into it, and is read. A
 //! gap may be longer: the [`GAPS_BEFORE`] items before that are looked through for one that reaches into the range.
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Call;
+use super::room::Room;
 use crate::age::Leases;
 use crate::arguments::Arguments;
 use crate::cursor;
@@ -57,8 +58,9 @@ struct Resume {
 }
 
 /// What is told.
-#[derive(Default)]
 struct Told {
+    /// For samples and gaps together; intervals have their own, see [`first_that_does_not_fit`].
+    room: Room,
     samples: Vec<Value>,
     /// With the key of its item.
     gaps: Vec<(Timestamp, Value)>,
@@ -71,9 +73,13 @@ impl Call<'_> {
         let named = arguments.required("device_id")?;
         let asked = self.history_question(arguments)?;
         let (device, item) = self.device(&named).await?;
-        let mut told = Told::default();
+        let mut told = Told { room: Room::new(), samples: Vec::new(), gaps: Vec::new(), count: 0, next: None };
         if asked.resume.is_none() {
             told.gaps = self.gaps_before(&device, &asked).await?;
+            // What they take is missing behind; all of them are told, for nobody asks for them again.
+            for (_, gap) in &told.gaps {
+                let _ = told.room.takes(gap);
+            }
         }
         let mut answer = Item::new();
         match asked.points {
@@ -159,6 +165,10 @@ impl Call<'_> {
             for entry in page.items.iter().filter_map(|item| self.entry(item)) {
                 let key = entry.key();
                 if let Some(gap) = entry.gap(asked.from, asked.to) {
+                    if !told.room.takes(&gap) {
+                        told.next = Some(Resume { key, told: 0 });
+                        return Ok(());
+                    }
                     told.gaps.push((key, gap));
                     continue;
                 }
@@ -166,11 +176,12 @@ impl Call<'_> {
                 for (place, sample) in (0_u64..).zip(entry.samples()) {
                     let wanted = place >= skip && (asked.from..=asked.to).contains(&sample.at);
                     let Some(readings) = sample.readings(asked.metric.as_deref()).filter(|_| wanted) else { continue };
-                    if told.samples.len() == asked.limit {
+                    let sample = entry.told(&sample, readings);
+                    if told.samples.len() == asked.limit || !told.room.takes(&sample) {
                         told.next = Some(Resume { key, told: place });
                         return Ok(());
                     }
-                    told.samples.push(entry.told(&sample, readings));
+                    told.samples.push(sample);
                     told.count += 1;
                 }
             }
@@ -195,12 +206,18 @@ impl Call<'_> {
         let first = asked.resume.map_or(0, |resume| resume.told);
         // A resumed answer begins where its first interval does, with the blocks that reach into it.
         let mut from = points.start_of(first).saturating_sub(LOOK_BACK);
-        for pages in 1.. {
+        // The first key that is not read.
+        let mut stop = None;
+        'pages: for pages in 1.. {
             let page = self.parts.store.history(device.as_str(), &from.to_string(), &to, false, None).await?;
             for entry in page.items.iter().filter_map(|item| self.entry(item)) {
                 if let Some(gap) = entry.gap(points.start_of(first).max(asked.from), asked.to) {
                     // One that began before was told with the answer before.
                     if asked.resume.is_none() || entry.key() >= points.start_of(first) {
+                        if !told.room.takes(&gap) {
+                            stop = Some(entry.key());
+                            break 'pages;
+                        }
                         told.gaps.push((entry.key(), gap));
                     }
                     continue;
@@ -211,22 +228,26 @@ impl Call<'_> {
             }
             let Some(next) = self.next_key(page.last.as_ref())? else { break };
             if !self.may_read_more(began, pages) {
-                // All of an interval is known once every later block begins after it.
-                let whole = points.number_of(next);
-                if whole <= first {
-                    let message = format!(
-                        "one of {} intervals holds more than one call may read; ask for a shorter range or for more points",
-                        points.number()
-                    );
-                    return Err(ToolError::new(code::RANGE_TOO_LARGE, message));
-                }
-                points.cut(whole);
-                // By the key, as the answer after this one tells them.
-                told.gaps.retain(|(key, _)| *key < points.start_of(whole));
-                told.next = Some(Resume { key: next, told: whole });
+                stop = Some(next);
                 break;
             }
             from = next;
+        }
+        // All of an interval is known once every later block begins after it.
+        let read = stop.map(|stop| points.number_of(stop));
+        let whole = [read, first_that_does_not_fit(&points, &told.gaps)].into_iter().flatten().min();
+        if let Some(whole) = whole {
+            if whole <= first {
+                let message = format!(
+                    "one of {} intervals holds more than one call may read or answer; ask for a shorter range or for more points",
+                    points.number()
+                );
+                return Err(ToolError::new(code::RANGE_TOO_LARGE, message));
+            }
+            points.cut(whole);
+            // By the key, as the answer after this one tells them.
+            told.gaps.retain(|(key, _)| *key < points.start_of(whole));
+            told.next = Some(Resume { key: points.start_of(whole), told: whole });
         }
         told.count = points.count();
         Ok(points.told())
@@ -239,4 +260,14 @@ impl Call<'_> {
         let next = key.map(|key| key.saturating_add(Duration::from_millis(1)));
         next.map(Some).ok_or_else(|| ToolError::new(code::INTERNAL, "the history holds a key that is no time"))
     }
+}
+
+/// The first interval that, with the gaps that begin in it, has no room in an answer.
+fn first_that_does_not_fit(points: &Points, gaps: &[(Timestamp, Value)]) -> Option<u64> {
+    let mut room = Room::new();
+    let mut listed: Vec<_> = gaps.iter().map(|(key, gap)| (points.number_of(*key), gap.clone())).collect();
+    listed.extend(points.numbers().zip(points.told()));
+    // Stable: gaps of an interval before its figures.
+    listed.sort_by_key(|(number, _)| *number);
+    listed.iter().find(|(_, element)| !room.takes(element)).map(|(number, _)| *number)
 }

@@ -13,6 +13,7 @@ mod bench;
 mod bounds;
 mod doors;
 mod hostile;
+mod lists;
 mod many;
 mod repeats;
 mod runtime_api;

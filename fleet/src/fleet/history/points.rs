@@ -81,6 +81,11 @@ impl Points {
         self.filled.split_off(&number);
     }
 
+    /// Numbers of the intervals that are told, in their order.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.filled.keys().copied()
+    }
+
     /// Samples in all intervals.
     pub(super) fn count(&self) -> u64 {
         self.filled.values().map(|(count, _)| count).sum()
