@@ -21,6 +21,11 @@ pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(300);
 /// When the lease ends, if the gateway says so itself.
 pub(crate) const LEASE_UNTIL: &str = "lease_until";
 
+/// AWS IoT's word on whether a gateway is connected: map of `connected` and `at_ms`, written by `deploy/aws`.
+pub(crate) const PRESENCE: &str = "presence";
+/// Among a gateway's own readings: records of commands that it still has to write to the tables.
+const OUTBOX_RECORDS: &str = "outbox_records";
+
 /// What is known of the gateways of some devices.
 #[derive(Debug, Default)]
 pub(crate) struct Leases(BTreeMap<String, Item>);
@@ -38,14 +43,19 @@ pub(crate) fn time(item: &Item, attribute: &str) -> Option<Timestamp> {
 impl Leases {
     /// Reads the items of the gateways of `items`.
     pub(crate) async fn of(store: &Store, items: &[Item]) -> Result<Self, StoreError> {
+        let named = items.iter().filter_map(|item| text(item, devices::GATEWAY_ID)).map(str::to_owned).collect();
+        Self::named(store, named).await
+    }
+
+    /// Reads the items of some gateways.
+    pub(crate) async fn named(store: &Store, mut named: BTreeSet<String>) -> Result<Self, StoreError> {
         // What is no id is no key either, and would cost the whole list.
-        let named = items.iter().filter_map(|item| text(item, devices::GATEWAY_ID));
-        let named: BTreeSet<_> = named.filter(|id| DeviceId::new(id).is_ok()).collect();
-        let named: Vec<_> = named.into_iter().map(str::to_owned).collect();
+        named.retain(|id| DeviceId::new(id).is_ok());
+        let named: Vec<_> = named.into_iter().collect();
         if named.is_empty() {
             return Ok(Self::default());
         }
-        let found = store.listed(&named).await?;
+        let found = store.gateways(&named).await?;
         let by_id = found.into_iter().filter_map(|item| Some((text(&item, devices::DEVICE_ID)?.to_owned(), item)));
         Ok(Self(by_id.collect()))
     }
@@ -76,6 +86,22 @@ impl Leases {
     /// When the gateway of an item was last heard.
     pub(crate) fn gateway_seen(&self, item: &Item) -> Option<Timestamp> {
         time(self.0.get(text(item, devices::GATEWAY_ID)?)?, devices::LAST_SEEN_AT)
+    }
+
+    /// As of when a gateway had nothing left to tell the tables of any command, if its newest own readings say so.
+    pub(crate) fn told_all(&self, gateway: &str) -> Option<Timestamp> {
+        let readings = self.0.get(gateway)?.get(devices::LAST_TELEMETRY)?.as_object()?;
+        let waiting: f64 = text(readings, OUTBOX_RECORDS)?.parse().ok()?;
+        time(readings, "timestamp").filter(|_| waiting == 0.0)
+    }
+
+    /// Whether AWS IoT sees the gateway of an item connected, and since when; `None` where nobody tells.
+    ///
+    /// It says whether commands arrive that way at once. Readings go to the tables by another, so it never makes an answer
+    /// stale or fresh.
+    pub(crate) fn connected(&self, item: &Item) -> Option<(bool, Timestamp)> {
+        let presence = self.0.get(text(item, devices::GATEWAY_ID)?)?.get(PRESENCE)?;
+        Some((presence.get("connected")?.as_bool()?, Timestamp::from_millis(presence.get("at_ms")?.as_i64()?)))
     }
 
     /// Adds `last_seen_at`, `age_seconds`, `stale` and `stale_reason` to an answer about a device.
@@ -132,6 +158,30 @@ mod tests {
         let leases = leases(json!({"last_seen_at": "2026-11-22T10:00:00Z", "lease_until": "2026-11-22T10:00:20Z"}));
         assert_eq!(leases.stale(&device, at("2026-11-22T10:00:20Z")), None);
         assert!(leases.stale(&device, at("2026-11-22T10:00:21Z")).is_some());
+    }
+
+    #[test]
+    fn a_gateway_has_told_all_only_when_its_outbox_is_empty() {
+        let at = "2026-11-22T10:00:00.000Z";
+        let told = |waiting: Value| {
+            leases(json!({"last_telemetry": {"outbox_records": waiting, "timestamp": at}})).told_all("GW")
+        };
+        assert_eq!(told(json!("0")), Timestamp::parse(at).ok());
+        assert_eq!([told(json!("1")), told(json!(null)), told(json!("none"))], [None; 3]);
+        assert_eq!([leases(json!({})).told_all("GW"), leases(json!({})).told_all("OTHER")], [None; 2]);
+    }
+
+    #[test]
+    fn presence_is_known_or_not_and_makes_nothing_stale() {
+        let device = item(json!({"device_id": "A", "gateway_id": "GW"}));
+        let now = Timestamp::parse("2026-11-22T10:00:00Z").unwrap();
+        let gateway = |presence: Value| leases(json!({"last_seen_at": now.to_string(), "presence": presence}));
+        let away = gateway(json!({"connected": false, "at_ms": 5, "version": 3}));
+        assert_eq!(away.connected(&device), Some((false, Timestamp::from_millis(5))));
+        assert_eq!(away.stale(&device, now), None);
+        for torn in [json!(null), json!("x"), json!({}), json!({"connected": true}), json!({"at_ms": 5})] {
+            assert_eq!(gateway(torn).connected(&device), None);
+        }
     }
 
     #[test]

@@ -53,8 +53,8 @@ const BATCH_TRIES: u32 = 5;
 /// Before the first repeat for unprocessed keys; doubles.
 const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the lists show of a device; the age of what they show included.
-const LISTED: [&str; 8] = [
+/// What the lists show of a device.
+const LISTED: [&str; 7] = [
     devices::DEVICE_ID,
     devices::DEVICE_TYPE,
     devices::LOCATION,
@@ -62,8 +62,11 @@ const LISTED: [&str; 8] = [
     devices::FIRMWARE_VERSION,
     devices::GATEWAY_ID,
     devices::LAST_SEEN_AT,
-    crate::age::LEASE_UNTIL,
 ];
+
+/// What is asked of a gateway, about its devices.
+const OF_GATEWAYS: [&str; 5] =
+    [devices::DEVICE_ID, devices::LAST_SEEN_AT, devices::LAST_TELEMETRY, crate::age::LEASE_UNTIL, crate::age::PRESENCE];
 
 /// Names of the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,8 +131,8 @@ pub enum Commands<'a> {
 pub struct CommandFilter {
     /// This command.
     pub command: Option<String>,
-    /// This status.
-    pub status: Option<String>,
+    /// One of these statuses; any, if there is none.
+    pub statuses: Vec<&'static str>,
     /// Issued at or after.
     pub since: Option<String>,
 }
@@ -175,6 +178,18 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn listed(&self, ids: &[String]) -> Result<Vec<Item>, StoreError> {
+        self.parts_of(ids, &LISTED).await
+    }
+
+    /// What some gateways say of themselves, as it is now; those that are not there are missing. At most a few hundred.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn gateways(&self, ids: &[String]) -> Result<Vec<Item>, StoreError> {
+        self.parts_of(ids, &OF_GATEWAYS).await
+    }
+
+    async fn parts_of(&self, ids: &[String], parts: &[&str]) -> Result<Vec<Item>, StoreError> {
         let mut found = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(BATCH_MAX) {
             let keys = chunk.iter().map(|id| Attributes::from([(devices::DEVICE_ID.to_owned(), text(id))]));
@@ -182,7 +197,7 @@ impl Store {
             let mut pause = BATCH_PAUSE;
             for _ in 0..BATCH_TRIES {
                 let Some(keys) = wanted.take() else { break };
-                let (items, rest) = self.batch(keys).await?;
+                let (items, rest) = self.batch(keys, parts).await?;
                 found.extend(items);
                 wanted = rest;
                 if wanted.is_some() {
@@ -197,8 +212,12 @@ impl Store {
         Ok(found)
     }
 
-    async fn batch(&self, keys: Vec<Attributes>) -> Result<(Vec<Item>, Option<Vec<Attributes>>), StoreError> {
-        let (projection, names) = item::projection(&LISTED);
+    async fn batch(
+        &self,
+        keys: Vec<Attributes>,
+        parts: &[&str],
+    ) -> Result<(Vec<Item>, Option<Vec<Attributes>>), StoreError> {
+        let (projection, names) = item::projection(parts);
         let request = KeysAndAttributes::builder()
             .set_keys(Some(keys))
             .consistent_read(true)
@@ -285,16 +304,18 @@ impl Store {
         let mut conditions = vec!["attribute_exists(#command)".to_owned()];
         let mut values = Attributes::new();
         let mut used = vec!["command"];
-        for (attribute, sign, wanted) in [
-            ("command", "=", &filter.command),
-            (commands::STATUS, "=", &filter.status),
-            ("issued_at", ">=", &filter.since),
-        ] {
+        for (attribute, sign, wanted) in [("command", "=", &filter.command), ("issued_at", ">=", &filter.since)] {
             if let Some(wanted) = wanted {
                 conditions.push(format!("#{attribute} {sign} :{attribute}"));
                 values.insert(format!(":{attribute}"), text(wanted));
                 used.push(attribute);
             }
+        }
+        if !filter.statuses.is_empty() {
+            let names: Vec<_> = (0..filter.statuses.len()).map(|n| format!(":status_{n}")).collect();
+            conditions.push(format!("#status IN ({})", names.join(", ")));
+            values.extend(names.into_iter().zip(filter.statuses.iter().map(|status| text(status))));
+            used.push(commands::STATUS);
         }
         let condition = conditions.join(" AND ");
         let after = after.map(item::from_json);

@@ -13,6 +13,8 @@
 //! * Commands of the fleet come as the table has them, each page sorted in itself. Only if one answer holds them all is
 //!   `newest_first` true.
 
+mod ages;
+
 use std::time::Duration;
 
 use floorgate_model::table::{commands, devices};
@@ -20,6 +22,7 @@ use floorgate_model::{CommandId, CommandName, DeviceId, ExecutionStatus, Timesta
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use self::ages::Known;
 use super::pace::look_at;
 use super::room::Room;
 use super::{Call, put, record};
@@ -41,6 +44,15 @@ enum Order {
     NewestFirst,
     /// Each page is sorted in itself.
     ByPage,
+}
+
+/// What an answer tells, before it is told.
+struct Found {
+    items: Vec<Item>,
+    examined: u64,
+    order: Order,
+    /// Where to go on; `None` when there is no more.
+    place: Option<Value>,
 }
 
 /// What was read for an answer so far.
@@ -100,25 +112,22 @@ impl Call<'_> {
         };
         let (Ok(device), Ok(id)) = (DeviceId::new(&device), CommandId::new(&id)) else { return Err(unknown()) };
         let found = self.parts.store.command(device.as_str(), id.as_str()).await?.ok_or_else(unknown)?;
-        let mut answer = record::told(&found, self.now);
+        let mut found = [found];
+        let known = self.known_of(&found, None).await?;
+        self.settle(&mut found, &known).await?;
+        let [found] = found;
+        let mut answer = record::told(&found, self.now, &known.leases);
         answer.insert("as_of".to_owned(), self.now.to_string().into());
-        self.tell_age(&device, &mut answer).await?;
+        known.leases.tell(&known.device_of(&found), self.now, &mut answer);
         Ok(answer)
     }
 
-    /// How old what is known of a device is; nothing of a device that is gone.
-    pub(super) async fn tell_age(&self, device: &DeviceId, answer: &mut Item) -> Result<(), ToolError> {
-        let Some(item) = self.parts.store.device(device.as_str()).await? else { return Ok(()) };
-        let leases = Leases::of(&self.parts.store, std::slice::from_ref(&item)).await?;
-        answer.insert("stale".to_owned(), leases.stale(&item, self.now).is_some().into());
-        put(answer, devices::LAST_SEEN_AT, item.get(devices::LAST_SEEN_AT));
-        Ok(())
-    }
-
     pub(super) async fn list_commands(&self, arguments: &mut Arguments) -> Result<Item, ToolError> {
+        let status = arguments.word("status", &ExecutionStatus::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>())?;
+        let status: Option<ExecutionStatus> = status.and_then(|status| status.parse().ok());
         let filter = CommandFilter {
             command: arguments.word("command", &CommandName::ALL.map(CommandName::as_str))?,
-            status: arguments.word("status", &ExecutionStatus::ALL.iter().map(|s| s.as_str()).collect::<Vec<_>>())?,
+            statuses: stored_as(status),
             since: arguments.time("since")?.map(|since| since.to_string()),
         };
         let limit = arguments.whole("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
@@ -127,18 +136,22 @@ impl Call<'_> {
             None => None,
             Some(given) => Some(cursor::read(&self.question, &given)?),
         };
-        match arguments.text("device_id")? {
-            Some(named) => {
-                // A device that is gone may still have commands.
-                let Ok(device) = DeviceId::new(&named) else { return Err(self.unknown_device(&named).await) };
-                let answer = self.of_device(&device, &filter, limit, after).await?;
-                if answer["count"] == 0 && self.parts.store.device(device.as_str()).await?.is_none() {
-                    return Err(self.unknown_device(&named).await);
-                }
-                Ok(answer)
-            }
-            None => self.of_fleet(&filter, limit, after).await,
+        let Some(named) = arguments.text("device_id")? else {
+            let found = self.of_fleet(&filter, limit, after).await?;
+            return Ok(self.told(found, status, None).await?.0);
+        };
+        let Ok(device) = DeviceId::new(&named) else { return Err(self.unknown_device(&named).await) };
+        let found = self.of_device(&device, &filter, limit, after).await?;
+        let newest = found.items.first().cloned();
+        let (mut answer, known) = self.told(found, status, Some(&device)).await?;
+        // A device that is gone may still have commands.
+        if newest.is_none() && !known.has(&device) {
+            return Err(self.unknown_device(&named).await);
         }
+        let newest =
+            newest.unwrap_or_else(|| Item::from_iter([(devices::DEVICE_ID.to_owned(), device.as_str().into())]));
+        known.leases.tell(&known.device_of(&newest), self.now, &mut answer);
+        Ok(answer)
     }
 
     /// All of a device's commands, as far as a call may read that many, else page by page.
@@ -148,7 +161,7 @@ impl Call<'_> {
         filter: &CommandFilter,
         limit: usize,
         after: Option<Value>,
-    ) -> Result<Item, ToolError> {
+    ) -> Result<Found, ToolError> {
         let (began, mut examined) = (Instant::now(), 0);
         let after = after.as_ref().map(|at| at.as_object().ok_or_else(cursor::invalid)).transpose()?;
         if let Some(walk) = after.and_then(Walk::read) {
@@ -170,7 +183,7 @@ impl Call<'_> {
                     let (issued_at, command_id) = order_of(last);
                     json!({"issued_at": issued_at, "command_id": command_id})
                 });
-                return Ok(self.told(&items, examined, Order::NewestFirst, place));
+                return Ok(Found { items, examined, order: Order::NewestFirst, place });
             }
             // One more than is told says that there is more.
             items.truncate(limit + 1);
@@ -198,7 +211,7 @@ impl Call<'_> {
         limit: usize,
         mut walk: Walk,
         mut reading: Reading,
-    ) -> Result<Item, ToolError> {
+    ) -> Result<Found, ToolError> {
         let (mut items, before) = (Vec::new(), reading.examined);
         loop {
             let above = walk.around.then_some(walk.start.as_str());
@@ -219,13 +232,13 @@ impl Call<'_> {
             if cut || ended || items.len() == limit || !self.may_read_more(reading.began, reading.pages) {
                 items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
                 let place = (!ended).then(|| walk.place());
-                return Ok(self.told(&items, reading.examined, Order::ByPage, place));
+                return Ok(Found { items, examined: reading.examined, order: Order::ByPage, place });
             }
             reading.pages += 1;
         }
     }
 
-    async fn of_fleet(&self, filter: &CommandFilter, limit: usize, after: Option<Value>) -> Result<Item, ToolError> {
+    async fn of_fleet(&self, filter: &CommandFilter, limit: usize, after: Option<Value>) -> Result<Found, ToolError> {
         let whole = after.is_none();
         let mut last = match after {
             None => None,
@@ -250,31 +263,63 @@ impl Call<'_> {
         let place = last.map(Value::Object);
         items.sort_by_cached_key(|item| std::cmp::Reverse(order_of(item)));
         let order = if whole && place.is_none() { Order::NewestFirst } else { Order::ByPage };
-        Ok(self.told(&items, examined, order, place))
+        Ok(Found { items, examined, order, place })
     }
 
     /// Leaves what fits into an answer; `true` if something did not.
     fn cut(&self, items: &mut Vec<Item>, limit: usize) -> bool {
         let mut room = Room::new();
-        let fitting = items.iter().take(limit).take_while(|item| room.takes(&record::told(item, self.now))).count();
+        let fitting = items
+            .iter()
+            .take(limit)
+            .take_while(|item| room.takes(&record::told(item, self.now, &Leases::default())))
+            .count();
         let cut = fitting < items.len();
         items.truncate(fitting);
         cut
     }
 
-    fn told(&self, items: &[Item], examined: u64, order: Order, place: Option<Value>) -> Item {
-        let told: Vec<_> = items.iter().map(|item| Value::Object(record::told(item, self.now))).collect();
+    /// The answer, each command with how old that is; and what is known of their devices.
+    async fn told(
+        &self,
+        mut found: Found,
+        status: Option<ExecutionStatus>,
+        device: Option<&DeviceId>,
+    ) -> Result<(Item, Known), ToolError> {
+        let known = self.known_of(&found.items, device).await?;
+        self.settle(&mut found.items, &known).await?;
+        let told = found.items.iter().filter_map(|item| {
+            let mut told = record::told(item, self.now, &known.leases);
+            // The status that is told is the one that was asked for, whatever stands in the item.
+            if status.is_some_and(|status| text(&told, commands::STATUS) != Some(status.as_str())) {
+                return None;
+            }
+            let device = known.device_of(item);
+            told.insert("stale".to_owned(), known.leases.stale(&device, self.now).is_some().into());
+            put(&mut told, devices::LAST_SEEN_AT, device.get(devices::LAST_SEEN_AT));
+            Some(Value::Object(told))
+        });
+        let told: Vec<_> = told.collect();
         let mut answer = Item::new();
         answer.insert("count".to_owned(), told.len().into());
         answer.insert("commands".to_owned(), told.into());
-        answer.insert("complete".to_owned(), place.is_none().into());
-        answer.insert("newest_first".to_owned(), (order == Order::NewestFirst).into());
-        answer.insert("examined".to_owned(), examined.into());
+        answer.insert("complete".to_owned(), found.place.is_none().into());
+        answer.insert("newest_first".to_owned(), (found.order == Order::NewestFirst).into());
+        answer.insert("examined".to_owned(), found.examined.into());
         answer.insert("as_of".to_owned(), self.now.to_string().into());
-        if let Some(place) = place {
+        if let Some(place) = found.place {
             answer.insert("next_cursor".to_owned(), cursor::write(&self.question, place).into());
         }
-        answer
+        Ok((answer, known))
+    }
+}
+
+/// The statuses that items may have which are told to stand at one: nobody writes that a command has lapsed.
+fn stored_as(status: Option<ExecutionStatus>) -> Vec<&'static str> {
+    match status {
+        None => Vec::new(),
+        Some(ExecutionStatus::Expired) => vec![ExecutionStatus::Expired.as_str(), ExecutionStatus::Created.as_str()],
+        Some(status) => vec![status.as_str()],
     }
 }
 

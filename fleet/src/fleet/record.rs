@@ -2,15 +2,31 @@
 //!
 //! `delivered` is true only if a gateway accepted the command: its name stands in the item, and what it wrote is neither
 //! a refusal nor that the time had passed. Until then the item is only what a tool asked for.
+//!
+//! # What no gateway took up
+//!
+//! Nobody writes the end of a command that never reached its gateway. A gateway executes nothing after `expires_at`, but one
+//! that is away may have executed it before and tell so later. So it stays `created`, not final, until the gateway it was
+//! sent to says of itself that at a time [`SETTLED_AFTER`] past the expiry it had nothing left to tell: then this command
+//! was not among what it had, and never will be but as `expired`. It is told as `expired`, `EXPIRED`, final, whatever stands
+//! in the item. The gateway's own clock is counted; the five minutes are what it may be ahead. A gateway that was replaced
+//! under the same name, its store lost, has nothing to tell either: what it did before is not known to anybody.
+
+use std::time::Duration;
 
 use floorgate_model::table::{commands, devices};
 use floorgate_model::{ExecutionStatus, Reason, Timestamp};
 use serde_json::Value;
 
 use super::put;
-use crate::age::{text, time};
+use crate::age::{Leases, text, time};
 use crate::error::code;
 use crate::store::Item;
+
+/// So long after its expiry a gateway that has nothing left to tell has not taken a command up: what its clock may be ahead.
+pub(crate) const SETTLED_AFTER: Duration = crate::age::AHEAD_MAX;
+/// The gateway that a command was sent to, in its item. (`gateway_id` is the one that took it up.)
+pub(super) const SENT_TO: &str = "sent_to";
 
 /// What is told as it stands in the item.
 const TOLD: [&str; 14] = [
@@ -61,8 +77,34 @@ pub(super) fn is_overdue(item: &Item, now: Timestamp) -> bool {
     time(item, "expires_at").is_none_or(|expires| expires < now)
 }
 
+/// As of when its gateway had told everything, if that settles that no gateway has taken it up or ever will.
+pub(super) fn lapsed(item: &Item, now: Timestamp, leases: &Leases) -> Option<Timestamp> {
+    if status(item) != ExecutionStatus::Created || has_gateway(item) {
+        return None;
+    }
+    let settled = time(item, "expires_at")?.saturating_add(SETTLED_AFTER);
+    leases.told_all(text(item, SENT_TO)?).filter(|told_all| settled <= *told_all && settled <= now)
+}
+
 /// The answer.
-pub(super) fn told(item: &Item, now: Timestamp) -> Item {
+pub(super) fn told(item: &Item, now: Timestamp, leases: &Leases) -> Item {
+    let mut answer = as_stored(item, now);
+    if let Some(told_all) = lapsed(item, now, leases) {
+        let expires = text(item, "expires_at").unwrap_or("its expiry");
+        let gateway = text(item, SENT_TO).unwrap_or("its gateway");
+        let message = format!(
+            "no gateway took it up: by {told_all} {gateway} had told everything it had, and this was not among it. It \
+             expired at {expires} and will not be executed any more"
+        );
+        answer.insert(commands::STATUS.to_owned(), ExecutionStatus::Expired.as_str().into());
+        answer.insert("reason".to_owned(), Reason::Expired.as_str().into());
+        answer.insert("message".to_owned(), message.into());
+        answer.insert("final".to_owned(), true.into());
+    }
+    answer
+}
+
+fn as_stored(item: &Item, now: Timestamp) -> Item {
     let mut answer = Item::new();
     for attribute in TOLD {
         put(&mut answer, attribute, item.get(attribute));
@@ -124,13 +166,19 @@ mod tests {
             let refused = matches!(status, ExecutionStatus::Rejected | ExecutionStatus::Expired);
             assert_eq!(is_delivered(&theirs), !refused, "{status}");
         }
-        assert!(!told(&item(json!({"status": "delivered"})), Timestamp::EPOCH)["final"].as_bool().unwrap());
+        assert!(
+            !told(&item(json!({"status": "delivered"})), Timestamp::EPOCH, &Leases::default())["final"]
+                .as_bool()
+                .unwrap()
+        );
     }
 
     #[test]
     fn what_the_gateway_does_not_say_is_said_for_it() {
         let sent = item(json!({"status": "created", "expires_at": "2026-11-22T10:02:00.000Z"}));
-        let at = |text: &str| told(&sent, Timestamp::parse(text).unwrap())["message"].as_str().unwrap().to_owned();
+        let at = |text: &str| {
+            told(&sent, Timestamp::parse(text).unwrap(), &Leases::default())["message"].as_str().unwrap().to_owned()
+        };
         assert!(at("2026-11-22T10:00:00Z").contains("will not be executed after 2026-11-22T10:02:00.000Z"));
         assert!(at("2026-11-22T10:03:00Z").contains("whether before is not known"));
     }

@@ -38,6 +38,7 @@ use super::{Call, record};
 use crate::age::{Leases, text};
 use crate::arguments::Arguments;
 use crate::error::{ToolError, code};
+use crate::link::Link;
 use crate::store::{Created, Item, PUBLISHED_AT, as_stored};
 use crate::tools::{WAIT_SECONDS_DEFAULT, WAIT_SECONDS_MAX};
 
@@ -126,22 +127,40 @@ impl Call<'_> {
         if repeated && stale.is_none() {
             self.publish_again(device_id, &item).await;
         }
-        let item = self.word_on(item, device_id, asked.wait).await?;
-        let mut answer = record::told(&item, self.parts.clock.now());
-        if !left && !is_final(&item) && !record::has_gateway(&item) {
-            answer.insert("message".to_owned(), MAY_NOT_HAVE_LEFT.into());
+        // What has lapsed is not waited for.
+        let wait = if record::lapsed(&item, self.now, &leases).is_some() { Duration::ZERO } else { asked.wait };
+        let item = self.word_on(item, device_id, wait).await?;
+        let now = self.parts.clock.now();
+        let mut answer = record::told(&item, now, &leases);
+        if !is_final(&item) && !record::has_gateway(&item) && !record::is_overdue(&item, now) {
+            if !left {
+                answer.insert("message".to_owned(), MAY_NOT_HAVE_LEFT.into());
+            } else if let Some(message) = self.waits_for_gateway(&item, leases.connected(device)) {
+                answer.insert("message".to_owned(), message.into());
+            }
         }
         answer.insert("repeated".to_owned(), repeated.into());
         answer.insert("stale".to_owned(), stale.is_some().into());
         super::put(&mut answer, devices::LAST_SEEN_AT, device.get(devices::LAST_SEEN_AT));
-        answer.insert("as_of".to_owned(), self.parts.clock.now().to_string().into());
+        answer.insert("as_of".to_owned(), now.to_string().into());
         verdict(answer)
+    }
+
+    /// What is said of a command that went to AWS IoT, which does not see its gateway.
+    fn waits_for_gateway(&self, item: &Item, connected: Option<(bool, Timestamp)>) -> Option<String> {
+        // Another broker is another way: nothing is known of it.
+        let (Link::Iot(_), Some((false, since))) = (&self.parts.link, connected) else { return None };
+        let expires = text(item, "expires_at").unwrap_or("its expiry");
+        Some(format!(
+            "sent, but its gateway has not been connected to AWS IoT since {since}: the command waits there until it \
+             connects, and will not be executed after {expires}; ask get_command_status with this command_id"
+        ))
     }
 
     /// Budget, item and message of a command that was not asked for before.
     async fn send_new(&self, command: &Command<'_>, device: &Item) -> Result<Begun, ToolError> {
         let spent = self.spend(command.asked).await?;
-        let new = self.record(command);
+        let new = self.record(command, device);
         // That the table fails here leaves open whether the item is there, which a repeat would send for nothing.
         let begun = match self.create(command, &new).await? {
             Some(others) => Ok(Begun::Joined(others)),
@@ -166,26 +185,27 @@ impl Call<'_> {
     }
 
     /// Everything that is known of a command before it leaves.
-    fn record(&self, command: &Command<'_>) -> Item {
+    fn record(&self, command: &Command<'_>, device: &Item) -> Item {
         let asked = command.asked;
-        let mut record = Item::new();
-        record.insert(devices::DEVICE_ID.to_owned(), command.device_id.as_str().into());
-        record.insert(commands::COMMAND_ID.to_owned(), command.command_id.as_str().into());
-        record.insert("command".to_owned(), asked.command.as_str().into());
-        record.insert("parameters".to_owned(), Value::Object(asked.parameters.clone()));
-        record.insert("issuer".to_owned(), self.caller.issuer().into());
-        record.insert(CALLER_KEY.to_owned(), self.caller.key().into());
-        record.insert(CALL.to_owned(), format!("{:016x}", fastrand::u64(..)).into());
-        record.insert("issued_at".to_owned(), self.now.to_string().into());
-        record.insert("expires_at".to_owned(), self.now.saturating_add(asked.lifetime).to_string().into());
-        record.insert(commands::STATUS.to_owned(), "created".into());
-        record.insert(PUBLISHED_AT.to_owned(), self.now.as_millis().into());
+        let mut new = Item::new();
+        new.insert(devices::DEVICE_ID.to_owned(), command.device_id.as_str().into());
+        new.insert(commands::COMMAND_ID.to_owned(), command.command_id.as_str().into());
+        new.insert("command".to_owned(), asked.command.as_str().into());
+        new.insert("parameters".to_owned(), Value::Object(asked.parameters.clone()));
+        new.insert("issuer".to_owned(), self.caller.issuer().into());
+        new.insert(CALLER_KEY.to_owned(), self.caller.key().into());
+        new.insert(CALL.to_owned(), format!("{:016x}", fastrand::u64(..)).into());
+        super::put(&mut new, record::SENT_TO, device.get(devices::GATEWAY_ID));
+        new.insert("issued_at".to_owned(), self.now.to_string().into());
+        new.insert("expires_at".to_owned(), self.now.saturating_add(asked.lifetime).to_string().into());
+        new.insert(commands::STATUS.to_owned(), "created".into());
+        new.insert(PUBLISHED_AT.to_owned(), self.now.as_millis().into());
         if asked.dry_run {
-            record.insert("dry_run".to_owned(), true.into());
+            new.insert("dry_run".to_owned(), true.into());
             let forget_at = self.now.saturating_add(DRY_RUN_KEPT_FOR).as_seconds();
-            record.insert(commands::FORGET_AT.to_owned(), forget_at.into());
+            new.insert(commands::FORGET_AT.to_owned(), forget_at.into());
         }
-        record
+        new
     }
 
     /// The item as soon as it is final, or as it is when the wait is over.

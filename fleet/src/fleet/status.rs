@@ -42,6 +42,10 @@ impl Call<'_> {
         if let Some(seen) = leases.gateway_seen(&item) {
             answer.insert("gateway_last_seen_at".to_owned(), seen.to_string().into());
         }
+        if let Some((connected, since)) = leases.connected(&item) {
+            answer.insert("gateway_connected".to_owned(), connected.into());
+            answer.insert("gateway_connected_since".to_owned(), since.to_string().into());
+        }
         leases.tell(&item, self.now, &mut answer);
         self.note_status_read(&id).await;
         Ok(answer)

@@ -39,6 +39,18 @@ fn age() -> [(&'static str, Value); 4] {
     ]
 }
 
+/// Of an answer that is of one device only where that was asked for.
+fn age_of_device() -> [(&'static str, Value); 4] {
+    age().map(|(name, mut schema)| {
+        let said = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+        let said = format!("With device_id: {said}");
+        if let Some(members) = schema.as_object_mut() {
+            members.insert("description".to_owned(), said.into());
+        }
+        (name, schema)
+    })
+}
+
 fn with(mut schema: Value, more: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.extend(more.into_iter().map(|(name, schema)| (name.to_owned(), schema)));
@@ -69,6 +81,13 @@ pub(super) fn device() -> Value {
         ("last_command_at", text("When it was asked for.")),
         ("last_execution", any_object("The gateway's record of the last execution.")),
         ("gateway_last_seen_at", text("When its gateway was last heard.")),
+        (
+            "gateway_connected",
+            flag(
+                "AWS IoT sees its gateway connected, so that commands arrive at once; says nothing of the age of readings.",
+            ),
+        ),
+        ("gateway_connected_since", text("When that began: the connection, or its end.")),
     ];
     let schema = root(device_head(), &["device_id", "last_telemetry", "configuration", "stale"]);
     with(with(schema, age()), more)
@@ -106,24 +125,23 @@ fn command_head() -> Value {
         "details": any_object("What the device told about it."),
         "gateway_id": text("The gateway that judged it."),
         "dry_run": flag("Only asked, not done."),
-        "final": flag("The status will not change any more."),
+        "final": flag("The status will not change any more. A command past its expiry is not final while its gateway may still have to tell of it."),
     })
 }
 
 pub(super) fn command() -> Value {
     let more = [
         ("repeated", flag("This is the outcome of an earlier call; nothing was sent now.")),
-        ("stale", flag("The device's gateway is silent: the status may no longer be so.")),
-        ("last_seen_at", text("When its gateway last heard of the device.")),
         ("as_of", text("When the tables were read.")),
     ];
     let schema =
         root(command_head(), &["command_id", "device_id", "command", "parameters", "delivered", "status", "final"]);
-    with(schema, more)
+    with(with(schema, age()), more)
 }
 
 pub(super) fn commands() -> Value {
-    let one = object(command_head(), &["command_id", "device_id", "command", "delivered", "status", "final"]);
+    let one = object(command_head(), &["command_id", "device_id", "command", "delivered", "status", "final", "stale"]);
+    let one = with(one, age().into_iter().filter(|(name, _)| matches!(*name, "stale" | "last_seen_at")));
     let properties = json!({
         "commands": {"type": "array", "items": one},
         "count": whole("Commands in this answer."),
@@ -133,7 +151,7 @@ pub(super) fn commands() -> Value {
         "examined": whole("Items that were looked at for this answer."),
         "as_of": text("When the tables were read."),
     });
-    root(properties, &["commands", "count", "complete", "newest_first", "as_of"])
+    with(root(properties, &["commands", "count", "complete", "newest_first", "as_of"]), age_of_device())
 }
 
 pub(super) fn history() -> Value {

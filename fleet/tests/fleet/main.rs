@@ -9,6 +9,7 @@
     reason = "tests stop at the first surprise"
 )]
 
+mod ages;
 mod bench;
 mod bounds;
 mod doors;
