@@ -394,18 +394,24 @@ def presence(checks):
         def item(device):
             return dynamodb.get_item(TableName="iot-devices", Key={"device_id": {"S": device}}).get("Item")
 
+        t, hour = 1_700_000_000_000, 3_600_000
         story = [
-            ("the first", event("GW-1", "connected", 1000, 5), True),
-            ("the same again", event("GW-1", "connected", 1000, 5), False),
-            ("an older one", event("GW-1", "disconnected", 900, 9), False),
-            ("of the same moment, later", event("GW-1", "disconnected", 1000, 6), True),
-            ("after a long absence AWS counts anew", event("GW-1", "connected", 2000, 0), True),
-            ("a device that is no gateway", event("VALVE-1", "connected", 3000, 1), False),
-            ("a client without an item", event("GW-1-2", "connected", 3000, 1), False),
+            ("the first", event("GW-1", "connected", t, 5), True),
+            ("the same again", event("GW-1", "connected", t, 5), False),
+            ("its end, by a clock that is behind", event("GW-1", "disconnected", t - 100_000, 5), True),
+            ("its beginning, late", event("GW-1", "connected", t, 5), False),
+            ("the next connection, at the same moment", event("GW-1", "connected", t, 6), True),
+            ("the end of the one before, which it took the place of", event("GW-1", "disconnected", t + 5, 5), False),
+            ("the one after, of which a version was skipped", event("GW-1", "connected", t + 9, 8), True),
+            ("its end", event("GW-1", "disconnected", t + 10, 8), True),
+            ("after a long absence AWS counts anew", event("GW-1", "connected", t + 2 * hour, 0), True),
+            ("something from before the absence", event("GW-1", "disconnected", t + 10, 9), False),
+            ("a device that is no gateway", event("VALVE-1", "connected", t, 1), False),
+            ("a client without an item", event("GW-1-2", "connected", t, 1), False),
         ]
         for what, found, wanted in story:
             checks.same(f"presence: {what}", found, wanted)
-        entry = {"connected": {"BOOL": True}, "at_ms": {"N": "2000"}, "version": {"N": "0"}, "reason": {"S": "X"}}
+        entry = {"connected": {"BOOL": True}, "at_ms": {"N": str(t + 2 * hour)}, "version": {"N": "0"}, "reason": {"S": "X"}}
         wanted = {"device_id", "device_type", "status", "presence"}
         checks.same("presence: the item", (set(item("GW-1")), item("GW-1")["presence"]["M"]), (wanted, entry))
         checks.same("presence: others", ("presence" in item("VALVE-1"), item("GW-1-2")), (False, None))
