@@ -233,7 +233,7 @@ impl Store {
     }
 
     /// One page of devices. By the index for an exact location (then only [`devices::DEVICE_ID`] is sure to be there),
-    /// else by a scan. `limit` counts what is looked at and is only for a read without a filter.
+    /// else by a scan. `limit` counts what is looked at, not what fits the filter.
     ///
     /// # Errors
     /// [`StoreError`]

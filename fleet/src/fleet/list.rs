@@ -1,7 +1,7 @@
 //! `list_devices`.
 //!
 //! An exact location is read by `location-index`, the rest by a scan of what the list shows; both with the filters as
-//! conditions, so that a page holds only what fits. The index lags behind its table and does not know when a device was
+//! conditions, so that a page holds only what fits, and as many are looked at as it takes where many fit ([`look_at`]). The index lags behind its table and does not know when a device was
 //! last heard, so its devices are read again by their keys and judged again: one that has changed meanwhile is left out,
 //! and `count` is always the number of devices in the answer.
 
@@ -10,6 +10,7 @@ use floorgate_model::{DeviceStatus, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::pace::look_at;
 use super::{Call, put};
 use crate::age::{Leases, text};
 use crate::arguments::Arguments;
@@ -68,8 +69,13 @@ impl Call<'_> {
         let mut found = Found { items: Vec::new(), examined: 0, last: after };
         let unfiltered = filter.status.is_none() && filter.device_type.is_none() && filter.location_prefix.is_none();
         for pages in 0.. {
-            // Without a filter every item that is looked at is one of the answer.
-            let wanted = i32::try_from(limit - found.items.len()).ok().filter(|_| unfiltered);
+            let missing = limit - found.items.len();
+            let wanted = if unfiltered {
+                // Every item that is looked at is one of the answer.
+                i32::try_from(missing).ok()
+            } else {
+                look_at(missing, found.items.len(), found.examined)
+            };
             let page = self.parts.store.devices(filter, wanted, found.last.take()).await?;
             found.examined += page.examined;
             found.items.extend(page.items);

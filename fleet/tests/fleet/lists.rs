@@ -1,9 +1,12 @@
 //! Lists and histories: pages, order, sizes.
 
 use floorgate_demo::dynamo::HISTORY;
+use floorgate_fleet::link::Link;
+use floorgate_fleet::store::Tables;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, GATEWAY, PRESSURE, VALVE, at};
+use super::bench::{self, Bench, GATEWAY, PRESSURE, VALVE, at};
+use super::wire::Wire;
 
 async fn pages(bench: &Bench, tool: &str, list: &str, arguments: Value) -> Vec<Value> {
     let (mut all, mut arguments) = (Vec::new(), arguments);
@@ -49,6 +52,31 @@ async fn pages_of_any_size_together_are_the_whole_fleet_once() {
     let first = bench.call("list_devices", json!({"limit": 1})).await.unwrap();
     let wrong = json!({"limit": 1, "status": "online", "cursor": first["next_cursor"]});
     bench.refused("list_devices", wrong, "INVALID_CURSOR").await;
+}
+
+#[tokio::test]
+async fn where_many_fit_a_filter_little_is_read_and_where_few_do_pages_become_whole() {
+    let bench = Bench::empty().await;
+    for n in 0..400 {
+        let status = if n == 399 { "warning" } else { "online" };
+        bench.device(&format!("D-{n:03}"), "pressure_sensor", "hall/a", status).await;
+    }
+    let looked_at = async |operation: &str, ask: Value, answered: u64| {
+        let wire = Wire::to(&bench.endpoint, |_, _| false).await;
+        let fleet = bench::fleet(&wire.url, Tables::default(), Link::Absent, &bench.clock);
+        let answer = bench::call(&fleet, "list_devices", ask).await.unwrap();
+        assert_eq!(answer["count"], answered, "{answer}");
+        let limits: Vec<_> = wire.asked(operation).iter().map(|body| body["Limit"].clone()).collect();
+        (limits, answer["examined"].as_u64().unwrap())
+    };
+    let (limits, examined) = looked_at("Scan", json!({"status": "online", "limit": 20}), 20).await;
+    assert_eq!((limits, examined), (vec![json!(40)], 40));
+    let (limits, examined) =
+        looked_at("Query", json!({"location": "hall/a", "status": "online", "limit": 20}), 20).await;
+    assert_eq!((limits, examined), (vec![json!(40)], 40));
+    let (limits, examined) = looked_at("Scan", json!({"status": "warning", "limit": 20}), 1).await;
+    assert_eq!(limits[..2], [json!(40), json!(320)]);
+    assert!(limits.len() <= 4 && examined == 400, "{limits:?} {examined}");
 }
 
 #[tokio::test]
