@@ -18,6 +18,8 @@ use crate::store::{Item, Store, StoreError};
 pub(crate) const GATEWAY_LEASE: Duration = Duration::from_secs(90);
 /// How far a gateway's clock may be ahead of ours.
 pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(300);
+/// Longest lease that a gateway may name: one that ends later is of a wrong clock, and is none.
+const LEASE_MAX: Duration = Duration::from_secs(3_600);
 /// When the lease ends, if the gateway says so itself.
 pub(crate) const LEASE_UNTIL: &str = "lease_until";
 
@@ -69,7 +71,8 @@ impl Leases {
             return Some(format!("its gateway {gateway} is not in the table"));
         };
         let seen = time(own, devices::LAST_SEEN_AT);
-        let until = time(own, LEASE_UNTIL).or_else(|| seen.map(|seen| seen.saturating_add(GATEWAY_LEASE)));
+        let named = time(own, LEASE_UNTIL).filter(|until| *until <= now.saturating_add(LEASE_MAX));
+        let until = named.or_else(|| seen.map(|seen| seen.saturating_add(GATEWAY_LEASE)));
         // A gateway with a wrong clock would be fresh for as long as it is ahead.
         if let Some(seen) = seen.filter(|seen| *seen > now.saturating_add(AHEAD_MAX)) {
             return Some(format!(
@@ -158,6 +161,18 @@ mod tests {
         let leases = leases(json!({"last_seen_at": "2026-11-22T10:00:00Z", "lease_until": "2026-11-22T10:00:20Z"}));
         assert_eq!(leases.stale(&device, at("2026-11-22T10:00:20Z")), None);
         assert!(leases.stale(&device, at("2026-11-22T10:00:21Z")).is_some());
+    }
+
+    #[test]
+    fn a_lease_longer_than_an_hour_is_none() {
+        let device = item(json!({"device_id": "A", "gateway_id": "GW"}));
+        let now = Timestamp::parse("2026-11-22T10:00:00Z").unwrap();
+        let until = |by: Duration| {
+            leases(json!({"last_seen_at": "2026-11-22T09:00:00Z", "lease_until": now.saturating_add(by).to_string()}))
+                .stale(&device, now)
+        };
+        assert_eq!(until(LEASE_MAX), None);
+        assert!(until(LEASE_MAX + Duration::from_millis(1)).is_some());
     }
 
     #[test]

@@ -97,7 +97,9 @@ impl Walk {
     /// `None` if it is another kind of place.
     fn read(at: &Item) -> Option<Self> {
         let id = |name| text(at, name).filter(|id| (1..=256).contains(&id.len())).map(str::to_owned);
-        Some(Self { start: id("start")?, last: id("last"), around: at.get("around")?.as_bool()? })
+        let walk = Self { start: id("start")?, last: id("last"), around: at.get("around")?.as_bool()? };
+        // DynamoDB refuses to go on from a key that the condition rules out.
+        Some(walk).filter(|walk| !walk.around || walk.last.as_ref().is_none_or(|last| *last > walk.start))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Lists and histories: pages, order, sizes.
 
+use base64::Engine;
 use floorgate_demo::dynamo::HISTORY;
 use floorgate_fleet::link::Link;
 use floorgate_fleet::store::Tables;
@@ -140,6 +141,23 @@ async fn a_device_with_more_commands_than_a_call_reads_is_told_page_by_page_and_
     for limit in [5, 7, 60, 200] {
         let all = pages(&bench, "list_commands", "commands", json!({"device_id": PRESSURE, "limit": limit})).await;
         assert_eq!((all.len(), texts(&all, "command_id").len()), (60, 60), "by {limit}");
+    }
+    // A cursor that names an impossible place is refused, or tells what is there; it never breaks anything.
+    let cursor = |place: Value| {
+        let told = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(first["next_cursor"].as_str().unwrap());
+        let mut told: Value = serde_json::from_slice(&told.unwrap()).unwrap();
+        told["at"] = place;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(told.to_string())
+    };
+    for place in [
+        json!({"start": "m", "last": "a", "around": true}),
+        json!({"start": "", "last": null, "around": false}),
+        json!({"start": "m", "last": 5, "around": "x"}),
+        json!([]),
+    ] {
+        let asked = json!({"device_id": PRESSURE, "limit": 5, "cursor": cursor(place.clone())});
+        let code = bench.call("list_commands", asked).await.map_err(|error| error.code);
+        assert!(code.is_ok() || code.as_ref().is_err_and(|code| code != "INTERNAL"), "{place}: {code:?}");
     }
     let none = json!({"device_id": PRESSURE, "limit": 5, "status": "rejected"});
     assert_eq!(pages(&bench, "list_commands", "commands", none).await.len(), 0);

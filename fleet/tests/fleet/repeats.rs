@@ -280,3 +280,19 @@ async fn equal_calls_at_the_same_moment_are_one_command_even_without_a_key() {
     let next = bench.call("send_command", ask).await.unwrap();
     assert_eq!((&next["repeated"], gateway.received().len()), (&json!(false), 2));
 }
+
+#[tokio::test]
+async fn a_note_that_was_made_without_an_answer_is_not_taken_for_another_calls() {
+    let bench = Bench::start().await;
+    let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+    let lost = AtomicBool::new(false);
+    let wire = Wire::to(&bench.endpoint, move |_, body| {
+        body["UpdateExpression"].to_string().contains("last_command") && !lost.swap(true, Ordering::SeqCst)
+    })
+    .await;
+    let fleet = bench::fleet(&wire.url, Tables::default(), bench::link(&bench.broker), &bench.clock);
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "wait_seconds": 5});
+    let answer = bench::call(&fleet, "send_command", ask).await.unwrap();
+    assert_eq!((&answer["status"], &answer["repeated"]), (&json!("succeeded"), &json!(false)), "{answer}");
+    assert_eq!((gateway.received().len(), bench.commands().await.len()), (1, 1));
+}

@@ -11,7 +11,7 @@
 //!
 //! Both budgets are looked at before either is touched: who is refused has paid nothing. What certainly did not leave
 //! (`NOT_SENT`, joined to another call's, a device removed) is given back to both. A call that dies before it could give
-//! back has paid; time gives it back.
+//! back has paid; time gives it back. Where an answer of the table is lost, one command may be counted, or given back, twice.
 
 use std::time::Duration;
 
