@@ -55,7 +55,8 @@ fn records() -> Vec<ExecutionRecord> {
 fn on_devices() -> BTreeSet<String> {
     let mut updates: Vec<_> =
         views().iter().flat_map(|view| [updates::state(view, &me()), updates::repair(view, &me())]).collect();
-    updates.extend(records().iter().flat_map(|record| [updates::last_execution(record), updates::last_command(record)]));
+    updates
+        .extend(records().iter().flat_map(|record| [updates::last_execution(record), updates::last_command(record)]));
     let nothing = Item::new();
     let stored = Item::from([(devices::SHADOW_VERSION.to_owned(), number(7)), ("x".into(), text("y"))]);
     updates.extend([undo::removal(&nothing, &stored, &["x"]), undo::removal(&stored, &stored, &["x", "z"])]);
