@@ -10,14 +10,14 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::tls::{self, Pair};
 use super::{ServeConfig, ServeError};
 
 /// Connections at once; the next waits in the kernel's queue.
@@ -35,29 +35,26 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Pause after `accept` failed, which it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What answers handshakes, and the certificate it does that with.
+pub(super) struct Tls {
+    acceptor: TlsAcceptor,
+    pub(super) pair: Arc<Pair>,
+}
+
 pub(super) struct Door {
     pub(super) listener: TcpListener,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Tls>,
     pub(super) router: Router,
     pub(super) stop: CancellationToken,
 }
 
 /// Listens, with TLS if there is a certificate.
-pub(super) async fn open(config: &ServeConfig) -> Result<(TcpListener, Option<TlsAcceptor>), ServeError> {
+pub(super) async fn open(config: &ServeConfig) -> Result<(TcpListener, Option<Tls>), ServeError> {
     let tls = match &config.tls {
         Some((certificate, key)) => {
-            let wrong = |path: &std::path::Path, what: &dyn std::fmt::Display| {
-                ServeError::Config(format!("cannot use `{}` for TLS: {what}", path.display()))
-            };
-            let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| wrong(certificate, &error))?;
-            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(certificate, &error))?;
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-            let builder = builder.map_err(|error| wrong(certificate, &error))?.with_no_client_auth();
-            let mut server = builder.with_single_cert(chain, private).map_err(|error| wrong(certificate, &error))?;
-            server.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Some(TlsAcceptor::from(Arc::new(server)))
+            let pair = Arc::new(Pair::open(certificate, key).map_err(ServeError::Config)?);
+            let acceptor = pair.acceptor().map_err(|error| ServeError::Config(format!("no TLS: {error}")))?;
+            Some(Tls { acceptor, pair })
         }
         None if config.listen.ip().is_loopback() => None,
         None => {
@@ -123,6 +120,8 @@ impl Door {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let peers = Arc::new(Peers::default());
+        let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
+        let _watched = self.tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(tls::watch(tls.pair))));
         let mut stop = std::pin::pin!(stop);
         loop {
             let next = async {
@@ -142,7 +141,7 @@ impl Door {
                 continue;
             };
             let watcher = graceful.watcher();
-            let (tls, router) = (self.tls.clone(), self.router.clone());
+            let (tls, router) = (acceptor.clone(), self.router.clone());
             tokio::spawn(async move { connection(stream, tls, router, watcher, (place, peer)).await });
         }
         drop(self.listener);

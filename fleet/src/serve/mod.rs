@@ -20,7 +20,7 @@
 //!   authorization specification asks, and again where the tool is called.
 //! * Nothing reaches a tool that the policies do not permit, nor a command without a status read before it ([`crate::policy`]).
 //! * Bounds, each with what happens there, are the constants of [`guard`] and [`listen`].
-//! * TLS by rustls, 1.2 and 1.3; without a certificate it listens on loopback only.
+//! * TLS by rustls, 1.2 and 1.3; without a certificate it listens on loopback only. A renewed certificate needs no restart ([`tls`]).
 //! * On a stop it takes no new connection, lets what runs end for [`listen::STOP_GRACE`] and then drops it. A dropped command was
 //!   sent or not; `get_command_status` tells.
 //!
@@ -35,6 +35,7 @@ mod listen;
 mod mcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -11,6 +11,7 @@
 
 mod bench;
 mod bounds;
+mod certificate;
 mod doors;
 mod hostile;
 mod many;

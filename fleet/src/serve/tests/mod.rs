@@ -3,6 +3,7 @@
 mod bounds;
 mod matrix;
 mod protocol;
+mod tls;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
