@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::outgoing::Outgoing;
 use super::tls::{self, Pair};
 use super::{ServeConfig, ServeError};
 
@@ -179,7 +180,7 @@ async fn answer(
 ) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(Outgoing::new(stream)), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended early");
     }
@@ -187,7 +188,48 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::outgoing::WRITE_WITHIN;
     use super::*;
+
+    const ANSWER_BYTES: usize = 1024 * 1024;
+
+    /// A connection that is asked for a large answer; and when it ends.
+    async fn asked() -> (tokio::io::DuplexStream, tokio::task::JoinHandle<Duration>) {
+        let (mut client, server) = tokio::io::duplex(4_096);
+        let router = Router::new().route("/", axum::routing::get(|| std::future::ready("x".repeat(ANSWER_BYTES))));
+        let began = tokio::time::Instant::now();
+        let ended = tokio::spawn(async move {
+            answer(server, router, GracefulShutdown::new().watcher()).await;
+            began.elapsed()
+        });
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        (client, ended)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_its_answer_loses_its_connection() {
+        let (_client, ended) = asked().await;
+        assert_eq!(ended.await.unwrap(), WRITE_WITHIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_reads_by_drops_loses_it_as_well_and_one_that_reads_late_does_not() {
+        let (mut client, ended) = asked().await;
+        let drops = tokio::spawn(async move {
+            while client.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        assert_eq!(ended.await.unwrap(), WRITE_WITHIN);
+        drops.abort();
+        let (mut client, ended) = asked().await;
+        tokio::time::sleep(WRITE_WITHIN - Duration::from_secs(1)).await;
+        let mut whole = Vec::new();
+        client.read_to_end(&mut whole).await.unwrap();
+        assert!(whole.len() > ANSWER_BYTES && ended.await.unwrap() < WRITE_WITHIN);
+    }
 
     #[test]
     fn one_address_has_sixty_four_connections_and_leaves_the_rest_to_others() {

@@ -33,6 +33,7 @@ mod arguments;
 mod guard;
 mod listen;
 mod mcp;
+mod outgoing;
 #[cfg(test)]
 mod tests;
 mod tls;
