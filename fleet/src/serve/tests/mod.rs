@@ -2,6 +2,7 @@
 
 mod bounds;
 mod matrix;
+mod pages;
 mod protocol;
 mod tls;
 
