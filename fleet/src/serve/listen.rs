@@ -201,7 +201,8 @@ mod tests {
         let router = Router::new().route("/", axum::routing::get(|| std::future::ready("x".repeat(ANSWER_BYTES))));
         let began = tokio::time::Instant::now();
         let ended = tokio::spawn(async move {
-            answer(server, router, GracefulShutdown::new().watcher()).await;
+            let answered = answer(server, router, GracefulShutdown::new().watcher());
+            tokio::time::timeout(10 * WRITE_WITHIN, answered).await.expect("the connection is held for ever");
             began.elapsed()
         });
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
