@@ -201,7 +201,8 @@ mod tests {
         let router = Router::new().route("/", axum::routing::get(|| std::future::ready("x".repeat(ANSWER_BYTES))));
         let began = tokio::time::Instant::now();
         let ended = tokio::spawn(async move {
-            let answered = answer(server, router, GracefulShutdown::new().watcher());
+            let graceful = GracefulShutdown::new();
+            let answered = answer(server, router, graceful.watcher());
             tokio::time::timeout(10 * WRITE_WITHIN, answered).await.expect("the connection is held for ever");
             began.elapsed()
         });
