@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""`floorgate-fleet serve` with programs that nobody here wrote: an OpenID provider, another SDK's MCP client, the official
-conformance suite, mosquitto as the broker and moto as the tables. Behind them the real daemon with simulated devices, which say themselves how
+"""`floorgate-fleet serve` with programs that nobody here wrote: an OpenID provider, another SDK's MCP client, a browser's rules for
+pages, the official conformance suite, mosquitto as the broker and moto as the tables. Behind them the real daemon with simulated devices, which say themselves how
 often they executed a command. Started by `cargo xtask fleet`, which installs them.
 
     run.py BINARY NODE NODE_MODULES DYNAMODB_URL RESULTS_FOLDER FLOOR BROKER
@@ -388,6 +388,22 @@ def tokens(url, issuer):
     check("one that was changed does not", post(url, f"{head}.{forged}.{signature}", "list_devices")[0] == 401)
 
 
+def pages(url, allowed, bearer):
+    """What a browser lets pages do: one of the configured origin, and one of another."""
+
+    def page(origin):
+        told = [NODE, str(HERE / "page.mjs"), MODULES, url, origin]
+        ended = subprocess.run(told, env={**os.environ, "PAGE_TOKEN": bearer}, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+        return json.loads(ended.stdout)
+
+    told = page(allowed)
+    check("a configured page may read where to get a token", told["refused"]["status"] == 401 and "resource_metadata" in told["refused"]["challenge"], told)
+    check("and what is there", json.loads(told["metadata"]["text"])["resource"] == url, told)
+    check("and what its call answers", told["answered"]["status"] == 200 and DEVICE in told["answered"]["text"], told)
+    told = page("http://evil.example")
+    check("another page gets nothing through", [told["refused"], told["answered"]] == [{"status": 0, "text": "", "challenge": None}] * 2, told)
+
+
 def conformance(port, forward, bearer):
     """Both revisions through a forwarder that adds the token. Scenarios for things that are not served are listed by name."""
     start(forward, [NODE, str(HERE / "forward.mjs"), str(forward), str(port)], FORWARD_TOKEN=bearer)
@@ -429,6 +445,7 @@ def main():
     short = brief(url, callback)
     tokens(url, issuer)
     wrong_tokens_of_people(url, callback)
+    pages(url, f"http://127.0.0.1:{forward}", token(issuer, "operator", url))
     conformance(port, forward, token(issuer, "senior", url))
     expired(url, short)
     server.terminate()
