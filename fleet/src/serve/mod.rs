@@ -108,7 +108,7 @@ pub struct ServeConfig {
     pub read_scope: Option<String>,
     /// The scope that a tool needs which changes something.
     pub command_scope: Option<String>,
-    /// Web pages that may call, and are let in by their browsers ([`pages`]): `https://console.example`. Others get 403.
+    /// Web pages that may call, and are let in by their browsers: `https://console.example`. Others get 403.
     pub allowed_origins: Vec<String>,
     /// Folder with `*.cedar`; by default the policies that come with floorgate.
     pub policies: Option<PathBuf>,
