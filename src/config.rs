@@ -318,7 +318,7 @@ fn drop_ins(file: &Path, folder: &str, problems: &mut Vec<Problem>) -> Vec<PathB
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            problems.push(Problem::new(&folder, None, format!("cannot be listed: {}", files::plain(&error))));
+            problems.push(Problem::unread(&folder, "listed", &files::Unread::System(error)));
             return Vec::new();
         }
     };
@@ -335,11 +335,11 @@ fn drop_ins(file: &Path, folder: &str, problems: &mut Vec<Problem>) -> Vec<PathB
 
 fn read_text(path: &Path, problems: &mut Vec<Problem>) -> Option<String> {
     let text = files::read_bounded(path, tree::FILE_BYTES_MAX)
-        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned()));
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| files::Unread::NotText));
     match text {
         Ok(text) => Some(text),
         Err(why) => {
-            problems.push(Problem::new(path, None, format!("cannot be read: {why}")));
+            problems.push(Problem::unread(path, "read", &why));
             None
         }
     }

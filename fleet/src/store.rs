@@ -314,7 +314,7 @@ impl Store {
         if !filter.statuses.is_empty() {
             let names: Vec<_> = (0..filter.statuses.len()).map(|n| format!(":status_{n}")).collect();
             conditions.push(format!("#status IN ({})", names.join(", ")));
-            values.extend(names.into_iter().zip(filter.statuses.iter().map(|status| text(status))));
+            values.extend(names.into_iter().zip(filter.statuses.iter().copied().map(text)));
             used.push(commands::STATUS);
         }
         let condition = conditions.join(" AND ");

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""`floorgate-fleet serve` with programs that nobody here wrote: an OpenID provider, another SDK's MCP client, the official
-conformance suite, mosquitto as the broker and moto as the tables. Behind them the real daemon with simulated devices, which say themselves how
+"""`floorgate-fleet serve` with programs that nobody here wrote: an OpenID provider, another SDK's MCP client, a browser's rules for
+pages, the official conformance suite, mosquitto as the broker and moto as the tables. Behind them the real daemon with simulated devices, which say themselves how
 often they executed a command. Started by `cargo xtask fleet`, which installs them.
 
     run.py BINARY NODE NODE_MODULES DYNAMODB_URL RESULTS_FOLDER FLOOR BROKER
@@ -23,15 +23,21 @@ import urllib.parse
 import urllib.request
 
 import boto3
+import person
 from mcp import Client
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata
 
 HERE = pathlib.Path(__file__).resolve().parent
 BINARY, NODE, MODULES, DYNAMODB, RESULTS, FLOOR, BROKER = sys.argv[1:8]
 DEVICE = "SENSOR-LINE7-PRESS-001"
 VALVE = "ACTUATOR-LINE3-VALVE-001"
+# Commanded by people; the other two by programs.
+TEMPERATURE = "SENSOR-LINE7-TEMP-002"
+VIBRATION = "SENSOR-LINE3-VIBR-001"
 TOOLS = ["get_device_status", "list_devices", "send_command", "get_telemetry_history", "get_command_status", "list_commands"]
 AWS = {
     "AWS_ACCESS_KEY_ID": "x",
@@ -126,7 +132,7 @@ class Floor:
         self.child = subprocess.Popen([FLOOR, BROKER, table], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         children.append(self.child)
         check("the daemon and its devices start", self.child.stdout.readline() == "ready\n")
-        for device in [DEVICE, VALVE]:
+        for device in [DEVICE, VALVE, TEMPERATURE, VIBRATION]:
             self.until_online(device)
 
     def until_online(self, device):
@@ -223,6 +229,25 @@ def client(url, issuer, name, mode):
     return Client(streamable_http_client(url, http_client=create_mcp_http_client(auth=oauth)), mode=mode)
 
 
+def signed_in(url, issuer, browser, callback, mode, known=True):
+    """An MCP client whose person signs in in a browser. It finds out by itself where, and asks for more when it is told to.
+
+    It is registered with the provider as `console`, or (`known` false) registers itself."""
+    oauth = OAuthClientMetadata(redirect_uris=[callback], token_endpoint_auth_method="none", client_name="suite")
+    memory, told = Memory(), {}
+    if known:
+        memory.info = OAuthClientInformationFull(**oauth.model_dump(), client_id="console", issuer=issuer)
+
+    async def redirect(address):
+        told.update(await asyncio.to_thread(browser.go, address, callback))
+
+    async def come_back():
+        return AuthorizationCodeResult(code=told["code"], state=told.get("state"), iss=told.get("iss"))
+
+    oauth = OAuthClientProvider(url, oauth, memory, redirect, come_back)
+    return Client(streamable_http_client(url, http_client=create_mcp_http_client(auth=oauth)), mode=mode)
+
+
 def answered(result):
     return result.content[0].text
 
@@ -262,6 +287,38 @@ async def operators(url, issuer, mode, floor):
         check(f"{mode}: and may do nothing", denied.is_error and "denied by default" in answered(denied), denied)
 
 
+async def people(url, issuer, callback, mode, floor):
+    """The same as people do it: authorization code with PKCE."""
+    browser = person.Browser("ada")
+    async with signed_in(url, issuer, browser, callback, mode) as mcp:
+        status = await mcp.call_tool("get_device_status", {"device_id": VIBRATION})
+        check(f"{mode}: a person signs in and reads", status.structured_content["device_id"] == VIBRATION, status)
+        check(f"{mode}: they were asked who they are, and whether the client may", browser.pages == ["login", "consent"], browser.pages)
+        asked = browser.asked[0]
+        right = (asked["code_challenge_method"], asked["resource"], asked["client_id"]) == ("S256", url, "console")
+        check(f"{mode}: the client uses PKCE and names the server", right and "iot/command" not in asked["scope"], asked)
+        ask = {"device_id": VIBRATION, "command": "recalibrate", "wait_seconds": 30}
+        told = (await mcp.call_tool("send_command", ask)).structured_content or {}
+        check(f"{mode}: a person's command is executed", (told.get("status"), told.get("delivered")) == ("succeeded", True), told)
+        check(f"{mode}: once, in their name", (floor.executions(told["command_id"]), told["issuer"]) == (1, "ada@plant (ada)"), told)
+        scopes = browser.asked[1]["scope"].split()
+        check(f"{mode}: they were asked for the scope it takes, once", {"iot/read", "iot/command"} <= set(scopes) and len(browser.asked) == 2, browser.asked)
+        check(f"{mode}: and had not to sign in again", browser.pages == ["login", "consent", "consent"], browser.pages)
+        reboot = await mcp.call_tool("send_command", {"device_id": VIBRATION, "command": "reboot"})
+        check(f"{mode}: an operator's person may not reboot", "AuthorizeActionException" in answered(reboot), reboot)
+    async with signed_in(url, issuer, person.Browser("grace"), callback, mode) as mcp:
+        await mcp.call_tool("get_device_status", {"device_id": TEMPERATURE})
+        told = (await mcp.call_tool("send_command", {"device_id": TEMPERATURE, "command": "reboot", "wait_seconds": 30})).structured_content or {}
+        check(f"{mode}: a senior operator's person reboots", (told.get("status"), told.get("issuer")) == ("succeeded", "grace@plant (grace)"), told)
+    async with signed_in(url, issuer, person.Browser("mallory"), callback, mode) as mcp:
+        check(f"{mode}: a visitor's person sees nothing", (await mcp.list_tools()).tools == [])
+    browser = person.Browser("ada")
+    async with signed_in(url, issuer, browser, callback, mode, known=False) as mcp:
+        listed = await mcp.call_tool("list_devices", {"location": "factory-floor-1/*"})
+        check(f"{mode}: a client that registers itself gets in as well", listed.structured_content["count"] == 4, listed)
+        check(f"{mode}: under a name the provider gave it", browser.asked[0]["client_id"] not in ("console", ""), browser.asked)
+
+
 def token(issuer, name, resource, scope="iot/read iot/command"):
     form = {"grant_type": "client_credentials", "resource": resource, "scope": scope}
     request = urllib.request.Request(f"{issuer}/token", urllib.parse.urlencode(form).encode())
@@ -283,6 +340,40 @@ def post(url, bearer, tool):
         return error.code, error.headers.get("www-authenticate", "")
 
 
+def brief(url, callback):
+    """A person's token that lives 3 s, and when it came."""
+    short = person.tokens(url, "ada", "brief", callback, "iot/read")["access_token"]
+    began = time.monotonic()
+    check("a person's token counts while it lives", post(url, short, "list_devices")[0] == 200)
+    return short, began
+
+
+def expired(url, short):
+    short, began = short
+    # 3 s of life, 60 s of patience with clocks, and a second.
+    time.sleep(max(0, began + 64 - time.monotonic()))
+    status, said = post(url, short, "list_devices")
+    check("and does not when it has expired", status == 401 and "the token has expired" in said, said)
+
+
+def wrong_tokens_of_people(url, callback):
+    """Each is genuine, and differs from a good one in one thing."""
+    good = person.tokens(url, "ada", "console", callback, "openid iot/read iot/command")
+    check("a person's token counts", post(url, good["access_token"], "list_devices")[0] == 200)
+    status, said = post(url, good["id_token"], "list_devices")
+    check("the ID token that came with it does not", status == 401 and "invalid_token" in said, said)
+    other = person.tokens(url, "ada", "console", callback, "iot/read iot/command", "https://billing.example/")
+    status, said = post(url, other["access_token"], "list_devices")
+    check("nor does one of theirs for another resource", status == 401 and "another service" in said, said)
+    less = person.tokens(url, "ada", "console", callback, "iot/read")["access_token"]
+    status, said = post(url, less, "send_command")
+    check("one with less scope is asked to get it", status == 403 and 'scope="iot/command"' in said, said)
+    check("and does for what it is for", post(url, less, "list_devices")[0] == 200)
+    none = person.tokens(url, "ada", "console", callback, "openid")["access_token"]
+    status, said = post(url, none, "list_devices")
+    check("one without any does for nothing", status == 403 and 'scope="iot/read"' in said, said)
+
+
 def tokens(url, issuer):
     good = token(issuer, "operator", url)
     check("a token of the provider's counts", post(url, good, "list_devices")[0] == 200)
@@ -295,6 +386,22 @@ def tokens(url, issuer):
     claims["groups"] = ["senior_operator"]
     forged = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
     check("one that was changed does not", post(url, f"{head}.{forged}.{signature}", "list_devices")[0] == 401)
+
+
+def pages(url, allowed, bearer):
+    """What a browser lets pages do: one of the configured origin, and one of another."""
+
+    def page(origin):
+        told = [NODE, str(HERE / "page.mjs"), MODULES, url, origin]
+        ended = subprocess.run(told, env={**os.environ, "PAGE_TOKEN": bearer}, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+        return json.loads(ended.stdout)
+
+    told = page(allowed)
+    check("a configured page may read where to get a token", told["refused"]["status"] == 401 and "resource_metadata" in told["refused"]["challenge"], told)
+    check("and what is there", json.loads(told["metadata"]["text"])["resource"] == url, told)
+    check("and what its call answers", told["answered"]["status"] == 200 and DEVICE in told["answered"]["text"], told)
+    told = page("http://evil.example")
+    check("another page gets nothing through", [told["refused"], told["answered"]] == [{"status": 0, "text": "", "challenge": None}] * 2, told)
 
 
 def conformance(port, forward, bearer):
@@ -319,7 +426,9 @@ def main():
     floor = Floor()
     port, idp, forward = free_port(), free_port(), free_port()
     url, issuer = f"http://127.0.0.1:{port}/mcp", f"http://127.0.0.1:{idp}"
-    start(idp, [NODE, str(HERE / "oidc.mjs"), MODULES, str(idp), url])
+    # Nobody listens there: who is sent back to it has arrived.
+    callback = "http://127.0.0.1:9/callback"
+    start(idp, [NODE, str(HERE / "oidc.mjs"), MODULES, str(idp), url, callback])
     serve = [BINARY, "serve", "--listen", f"127.0.0.1:{port}", "--issuer", issuer, "--groups-claim", "groups"]
     # The conformance suite calls as a page of the address that it calls.
     serve += ["--allow-origin", f"http://127.0.0.1:{forward}"]
@@ -332,8 +441,13 @@ def main():
         # Both revisions reboot the valve, which is more than an operator may within so short a time.
         server = start(port, serve, FLOORGATE_LOG="error", FLOORGATE_BUDGETS="reboot=10/900", FLOORGATE_MQTT_URL=f"mqtt://{BROKER}", **AWS)
         asyncio.run(operators(url, issuer, mode, floor))
+        asyncio.run(people(url, issuer, callback, mode, floor))
+    short = brief(url, callback)
     tokens(url, issuer)
+    wrong_tokens_of_people(url, callback)
+    pages(url, f"http://127.0.0.1:{forward}", token(issuer, "operator", url))
     conformance(port, forward, token(issuer, "senior", url))
+    expired(url, short)
     server.terminate()
     check("it ends well at SIGTERM", server.wait(timeout=15) == 0)
     check("the daemon ends in order", floor.end() == 0)

@@ -20,8 +20,8 @@ fn ask<T: DeserializeOwned>(file: &Path, environment: &Environment, query: &Quer
 /// Where the daemon may be. Who may not read where has made no mistake in the configuration.
 fn state_dirs(file: &Path, environment: &Environment) -> Result<Vec<PathBuf>, CliError> {
     config::state_dirs(file, environment).map_err(|errors| {
-        let refused = errors.problems().iter().find(|problem| problem.text.contains("permission denied"));
-        match refused {
+        let denied = errors.problems().iter().find(|problem| problem.denied);
+        match denied {
             Some(problem) => {
                 CliError::Failed(format!("{problem}; ask as root (`sudo floorgate …`) or as the service's user"))
             }

@@ -177,7 +177,7 @@ pub fn being_read() -> Option<PathBuf> {
 }
 
 /// A whole file, if it is not larger than `max` bytes.
-pub(super) fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+pub(super) fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, Unread> {
     let note =
         |path: Option<&Path>| *BEING_READ.lock().unwrap_or_else(PoisonError::into_inner) = path.map(Path::to_owned);
     note(Some(path));
@@ -186,16 +186,37 @@ pub(super) fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     bytes
 }
 
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, String> {
-    let file = std::fs::File::open(path).map_err(|error| plain(&error))?;
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, Unread> {
+    let file = std::fs::File::open(path).map_err(Unread::System)?;
     let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    file.take(max + 1).read_to_end(&mut bytes).map_err(Unread::System)?;
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    if size > max { Err(format!("is larger than {max} bytes")) } else { Ok(bytes) }
+    if size > max { Err(Unread::TooLarge(max)) } else { Ok(bytes) }
+}
+
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    /// The system did not let us.
+    #[error("{}", plain(.0))]
+    System(std::io::Error),
+    /// It holds more bytes than this.
+    #[error("is larger than {0} bytes")]
+    TooLarge(u64),
+    /// It holds no text.
+    #[error("is not UTF-8 text")]
+    NotText,
+}
+
+impl Unread {
+    /// Whether another user might have read it.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, Self::System(error) if error.kind() == std::io::ErrorKind::PermissionDenied)
+    }
 }
 
 /// What the system says, without its number.
-pub(super) fn plain(error: &std::io::Error) -> String {
+fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::files::Unread;
+
 /// One thing that is wrong, or that deserves a second look.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -12,13 +14,20 @@ pub struct Problem {
     pub line: Option<usize>,
     /// Which key, which value, and what is allowed.
     pub text: String,
+    /// The file may be good, but this user may not read it.
+    pub denied: bool,
 }
 
 impl Problem {
     /// A problem at a place.
     #[must_use]
     pub fn new(file: &Path, line: Option<usize>, text: String) -> Self {
-        Self { file: file.to_owned(), line, text }
+        Self { file: file.to_owned(), line, text, denied: false }
+    }
+
+    /// A file or folder that could not be `done` (read, listed).
+    pub(super) fn unread(file: &Path, done: &str, why: &Unread) -> Self {
+        Self { denied: why.is_denied(), ..Self::new(file, None, format!("cannot be {done}: {why}")) }
     }
 }
 
@@ -64,3 +73,21 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn only_what_another_user_could_read_is_denied() {
+        let told = |why| Problem::unread(Path::new("floorgate.toml"), "read", &Unread::System(why));
+        let denied = told(Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(denied.to_string(), "floorgate.toml: cannot be read: permission denied");
+        assert!(denied.denied);
+        assert!(!told(ErrorKind::NotFound.into()).denied);
+        let content = "value \"permission denied\" is not a number";
+        assert!(!Problem::new(Path::new("floorgate.toml"), Some(1), content.to_owned()).denied);
+    }
+}

@@ -10,6 +10,8 @@ pub(crate) mod date;
 mod expression;
 mod parts;
 pub mod probe;
+#[cfg(test)]
+mod rights;
 mod schema;
 mod undo;
 pub(crate) mod updates;

@@ -82,18 +82,34 @@ impl Asked {
 /// # Errors
 /// If something is missing and cannot be installed, does not build, or fails.
 pub(crate) fn emulated(asked: &Asked) -> Result<()> {
+    let mut demos = Vec::new();
     for (platform, emulation) in &asked.platforms {
         emulation.need()?;
         let started = Instant::now();
         let programs = build(platform)?;
         println!("{}: built in {} s", platform.target, started.elapsed().as_secs());
-        if asked.no_run {
-            continue;
+        if !asked.no_run {
+            unit_tests(platform, emulation, &programs)?;
+            demos.push((*platform, *emulation, programs));
         }
-        unit_tests(platform, emulation, &programs)?;
-        demo(platform, emulation, &programs)?;
     }
-    Ok(())
+    if demos.is_empty() { Ok(()) } else { all_demos(&demos) }
+}
+
+/// The demo for every target at the same time: its acts wait for a link's time-out or for a command to expire far longer
+/// than they compute.
+fn all_demos(demos: &[(&Platform, &Emulation, Programs)]) -> Result<()> {
+    // All is built before, so that the limit is for the run alone. The table lies where the demo looks for it.
+    run(cargo().args(["build", "--quiet", "--bin", "floorgate-demo", "--bin", "floorgate-fleet"]))?;
+    let table = ["build", "--quiet", "--locked", "--manifest-path", "demo/table/Cargo.toml", "--target-dir"];
+    run(cargo().args(table).arg(tools::target().join("floorgate-table")))?;
+    let ended: Vec<Result<()>> = std::thread::scope(|scope| {
+        let start = |(platform, emulation, programs)| scope.spawn(move || demo(platform, emulation, programs));
+        let running: Vec<_> = demos.iter().map(|(p, e, programs)| start((*p, *e, programs))).collect();
+        let panicked = || Err(anyhow::anyhow!("the thread that ran a demo panicked"));
+        running.into_iter().map(|demo| demo.join().unwrap_or_else(|_| panicked())).collect()
+    });
+    ended.into_iter().collect()
 }
 
 /// Builds test programs and daemon in one go, so that both share every library.
@@ -151,15 +167,14 @@ fn demo(platform: &Platform, emulation: &Emulation, programs: &Programs) -> Resu
     let through = folder.path().join("floorgate");
     std::fs::write(&through, through_qemu(emulation, daemon))?;
     std::fs::set_permissions(&through, std::fs::Permissions::from_mode(0o755))?;
-    // All is built before, so that the limit is for the run alone. The table lies where the demo looks for it.
-    run(cargo().args(["build", "--quiet", "--bin", "floorgate-demo", "--bin", "floorgate-fleet"]))?;
-    let table = ["build", "--quiet", "--locked", "--manifest-path", "demo/table/Cargo.toml", "--target-dir"];
-    run(cargo().args(table).arg(tools::target().join("floorgate-table")))?;
     let started = Instant::now();
     let mut demo = limited(DEMO_WITHIN_SECONDS);
     demo.arg(tools::target().join("debug/floorgate-demo")).arg("--headless").current_dir(tools::root());
-    run(demo.env("FLOORGATE_BIN", &through))?;
-    println!("{}: the demo took {} s", platform.target, started.elapsed().as_secs());
+    // Told in one piece, as another one may run beside it.
+    let output = demo.env("FLOORGATE_BIN", &through).output().context("cannot start the demo")?;
+    let (told, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{}: the demo took {} s:\n{told}{complaints}", platform.target, started.elapsed().as_secs());
+    ensure!(output.status.success(), "the demo with the daemon for {} ended with {}", platform.target, output.status);
     Ok(())
 }
 

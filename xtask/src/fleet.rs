@@ -10,7 +10,8 @@ use crate::servers::{self, Persistence};
 use crate::tools::{self, cargo, run, target};
 
 /// What npm installs. The suite needs a newer Node than some distributions have, so that comes from there as well.
-const NPM: [&str; 3] = ["@modelcontextprotocol/conformance@0.2.0-alpha.12", "oidc-provider@9.13.3", "node@22.23.3"];
+const NPM: [&str; 4] =
+    ["@modelcontextprotocol/conformance@0.2.0-alpha.12", "oidc-provider@9.13.3", "node@22.23.3", "jsdom@31.0.1"];
 const PYPI: [&str; 2] = ["mcp==2.3.0", "boto3==1.44.5"];
 
 /// Installs what is missing under the target folder, and runs `fleet/suite/run.py`.

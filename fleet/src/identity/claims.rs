@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{CLOCK_SKEW_SECONDS, Refusal, SUBJECT_CHARS_MAX, tags};
 use crate::Caller;
+use crate::caller::is_seen;
 
 /// The tag in which the policies find the operator's groups, as JSON text.
 pub const GROUPS_TAG: &str = "cognito:groups";
@@ -52,20 +53,22 @@ impl Rules {
         let subject = text(claims, "sub").filter(|subject| is_name(subject));
         let subject = subject.ok_or(Refusal::Invalid("the token names no subject"))?;
         let name = ["username", "cognito:username", "preferred_username", "email"];
-        let name = name.iter().find_map(|claim| text(claims, claim).filter(|name| is_name(name)));
+        let name = name.iter().filter_map(|claim| text(claims, claim)).map(seen).find(|name| is_name(name));
+        let groups = claims.get(&self.groups_claim).filter(|groups| !groups.is_null());
         let caller = Caller {
             subject: subject.to_owned(),
-            name: name.unwrap_or_default().to_owned(),
-            groups: claims
-                .get(&self.groups_claim)
-                .map(|groups| list(groups).filter(is_group).map(str::to_owned).collect())
-                .unwrap_or_default(),
-            scopes: words(claims.get("scope").or_else(|| claims.get("scp"))),
-            client_id: client(claims).unwrap_or_default().to_owned(),
+            name: name.unwrap_or_default(),
+            groups: groups.into_iter().flat_map(list).filter(is_group).map(str::to_owned).collect(),
+            scopes: ["scope", "scp"].iter().filter_map(|claim| claims.get(*claim)).find_map(words).unwrap_or_default(),
+            client_id: client(claims).filter(|client| is_name(client)).unwrap_or_default().to_owned(),
         };
-        // The policies ask one tag for groups, whichever claim this issuer has them in; nothing else may fill it.
         let mut tags = tags::of(claims);
-        tags.insert(GROUPS_TAG.to_owned(), Value::from(caller.groups.clone()).to_string());
+        // The policies ask one tag for groups, whichever claim this issuer has them in; nothing else may fill it. A token
+        // without that claim has no such tag, as in AgentCore, so that `hasTag` decides the same here and there.
+        tags.remove(GROUPS_TAG);
+        if groups.is_some() {
+            tags.insert(GROUPS_TAG.to_owned(), Value::from(caller.groups.clone()).to_string());
+        }
         Ok(Operator { caller, tags })
     }
 
@@ -127,9 +130,15 @@ fn client(claims: &Map<String, Value>) -> Option<&str> {
     text(claims, "client_id").or_else(|| text(claims, "azp"))
 }
 
-/// It goes into logs, records and topics' payloads.
+/// It goes into logs, records and topics' payloads, where a character that turns the direction of what follows, breaks a line or
+/// takes no room makes one name look like another.
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.chars().count() <= SUBJECT_CHARS_MAX && !name.chars().any(char::is_control)
+    !name.is_empty() && name.chars().count() <= SUBJECT_CHARS_MAX && name.chars().all(is_seen)
+}
+
+/// A name for people, without what nobody sees: some scripts join letters by such characters, and nothing is decided by it.
+fn seen(name: &str) -> String {
+    name.chars().filter(|c| is_seen(*c)).collect()
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &str> {
@@ -137,11 +146,11 @@ fn list(value: &Value) -> impl Iterator<Item = &str> {
     value.as_str().into_iter().chain(many.iter().filter_map(Value::as_str))
 }
 
-/// Scopes come as one string with spaces, or as a list.
-fn words(value: Option<&Value>) -> Vec<String> {
+/// Scopes come as one string with spaces, or as a list; `null` says nothing.
+fn words(value: &Value) -> Option<Vec<String>> {
     match value {
-        Some(Value::String(text)) => text.split_ascii_whitespace().map(str::to_owned).collect(),
-        Some(value) => list(value).map(str::to_owned).collect(),
-        None => Vec::new(),
+        Value::Null => None,
+        Value::String(text) => Some(text.split_ascii_whitespace().map(str::to_owned).collect()),
+        value => Some(list(value).map(str::to_owned).collect()),
     }
 }

@@ -14,7 +14,9 @@
 //! 4. For this server: `aud` contains one of the configured audiences; or, where there is no `aud`, as in Cognito's access
 //!    tokens, `token_use` is `access` and `client_id` is one of the configured clients. Where clients are configured, `client_id`
 //!    (else `azp`) must be one of them in any case. A `token_use` other than `access` is refused: an ID token is no key.
-//! 5. `sub` present: 1 to [`SUBJECT_CHARS_MAX`] characters, none of them a control character.
+//! 5. `sub` present: 1 to [`SUBJECT_CHARS_MAX`] characters, each of which can be seen: no control characters, no line breaks, none
+//!    that turn the direction of a text or take no room (U+202E, U+200B, U+2028). From a name for people such characters are
+//!    taken out, and a client id that has one is not taken over: all three stand in logs and records.
 //!
 //! Scopes are checked by the door ([`Operator::has_scope`]): which one is needed depends on the tool.
 //!

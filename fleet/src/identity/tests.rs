@@ -54,6 +54,69 @@ async fn groups_of_another_claim_fill_the_policies_tag_and_nothing_else_does() {
     assert_eq!(operator.caller.groups, ["operators"]);
 }
 
+#[tokio::test]
+async fn without_a_groups_claim_there_is_no_groups_tag_as_in_agentcore() {
+    let signer = Signer::new("k1");
+    let elsewhere = Rules { groups_claim: "groups".to_owned(), ..cognito() };
+    for (rules, changes, tag) in [
+        (cognito(), json!({"cognito:groups": []}), Some("[]")),
+        (cognito(), json!({"cognito:groups": null}), None),
+        (elsewhere.clone(), json!({"cognito:groups": ["senior_operator"]}), None),
+        (elsewhere, json!({"cognito:groups": null, "groups": []}), Some("[]")),
+    ] {
+        let (identity, _) = identity(rules, &signer);
+        let operator = verify(&identity, &signer.token(&with(claims(&[]), &changes))).await.unwrap();
+        assert_eq!(operator.tags.get(GROUPS_TAG).map(String::as_str), tag, "{changes}");
+        assert!(operator.caller.groups.is_empty());
+    }
+    let (identity, _) = identity(cognito(), &signer);
+    let mut said_null = claims(&["operators"]);
+    said_null["cognito:groups"] = Value::Null;
+    assert!(!verify(&identity, &signer.token(&said_null)).await.unwrap().tags.contains_key(GROUPS_TAG));
+}
+
+#[tokio::test]
+async fn what_nobody_sees_in_a_name_goes_into_no_log_and_no_record() {
+    let signer = Signer::new("k1");
+    let rules = Rules { audiences: vec!["https://fleet.example/mcp".to_owned()], client_ids: Vec::new(), ..cognito() };
+    let (identity, _) = identity(rules, &signer);
+    let ours = with(claims(&["operators"]), &json!({"aud": "https://fleet.example/mcp"}));
+    for unseen in ["\u{202e}", "\u{200b}", "\u{2028}", "\u{2029}", "\u{feff}", "\u{2066}", "\u{ad}", "\n", "\u{85}"] {
+        let odd = format!("a{unseen}b");
+        let token = signer.token(&with(ours.clone(), &json!({"sub": odd})));
+        assert!(reason(verify(&identity, &token).await).contains("names no subject"), "{unseen:?}");
+        let named = with(ours.clone(), &json!({"username": odd, "client_id": odd}));
+        let caller = verify(&identity, &signer.token(&named)).await.unwrap().caller;
+        assert_eq!((caller.name.as_str(), caller.client_id.as_str()), ("ab", ""), "{unseen:?}");
+    }
+    let blank = with(ours.clone(), &json!({"username": "\u{200b}\u{202e}", "email": "kim@plant.example"}));
+    assert_eq!(verify(&identity, &signer.token(&blank)).await.unwrap().caller.name, "kim@plant.example");
+    let written = with(ours, &json!({"sub": "Žofie 張偉 😀", "username": "می‌خواهم"}));
+    let caller = verify(&identity, &signer.token(&written)).await.unwrap().caller;
+    assert_eq!((caller.subject.as_str(), caller.name.as_str()), ("Žofie 張偉 😀", "میخواهم"));
+}
+
+#[tokio::test]
+async fn a_scope_of_null_hides_no_list_of_scopes() {
+    let signer = Signer::new("k1");
+    let (identity, _) = identity(cognito(), &signer);
+    for (scope, scp, held) in [
+        (Some(Value::Null), Some(json!(["iot/read"])), true),
+        (None, Some(json!("iot/read iot/command")), true),
+        (Some(json!("iot/read")), Some(Value::Null), true),
+        (Some(json!("openid")), Some(json!(["iot/read"])), false),
+        (Some(Value::Null), Some(Value::Null), false),
+        (None, None, false),
+    ] {
+        let mut token = with(claims(&[]), &json!({"scope": null}));
+        let object = token.as_object_mut().unwrap();
+        object.extend(scope.map(|scope| ("scope".to_owned(), scope)));
+        object.extend(scp.map(|scp| ("scp".to_owned(), scp)));
+        let operator = verify(&identity, &signer.token(&token)).await.unwrap();
+        assert_eq!(operator.has_scope("iot/read"), held, "{token}");
+    }
+}
+
 /// What is wrong with a token, what its claims are, and what its sender is told.
 fn faults() -> Vec<(&'static str, Value, &'static str)> {
     let wrong = |changes: Value| with(claims(&["operators"]), &changes);

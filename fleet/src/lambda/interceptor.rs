@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::event::{OPERATOR_ID, OPERATOR_NAME, SEPARATOR};
 use super::{RuntimeError, serve};
+use crate::caller::is_seen;
 use crate::identity::{Identity, Refusal};
 use crate::tools;
 
@@ -129,7 +130,7 @@ fn fits_a_header(text: &str) -> bool {
 
 fn loggable(body: &Value) -> String {
     let method = body["method"].as_str().unwrap_or_default();
-    method.chars().filter(|c| !c.is_control()).take(64).collect()
+    method.chars().filter(|c| is_seen(*c)).take(64).collect()
 }
 
 #[cfg(test)]

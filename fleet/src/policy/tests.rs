@@ -60,6 +60,23 @@ fn operators_calibrate_and_configure_and_only_seniors_reboot() {
 }
 
 #[test]
+fn a_policy_that_asks_whether_there_are_groups_hears_what_the_token_says() {
+    let own = format!("permit ({HEAD}) when {{ principal.hasTag(\"cognito:groups\") }};");
+    let asking = with_policy(&own).unwrap();
+    let without = cognito().for_tests(crate::identity::testing::with(claims(&[]), &json!({"cognito:groups": null})));
+    for (policies, operator, permitted) in [
+        (&asking, &without, false),
+        (&asking, &operator(&[]), true),
+        (&asking, &operator(&["visitors"]), true),
+        (&policies(), &without, false),
+        (&policies(), &operator(&[]), false),
+    ] {
+        let verdict = policies.decide(operator, "send_command", &command("recalibrate"), AT).unwrap();
+        assert_eq!(verdict == Verdict::Permitted, permitted, "{:?}", operator.tags);
+    }
+}
+
+#[test]
 fn a_denial_says_what_agentcore_says() {
     let said = policies().decide(&operator(&["operators"]), "send_command", &command("reboot"), AT).unwrap();
     let wanted = "AuthorizeActionException - Tool Execution Denied: Tool call not allowed due to policy enforcement \

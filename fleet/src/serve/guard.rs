@@ -1,9 +1,8 @@
-//! What a request must pass before MCP sees it, in this order: the page it comes from, how many there are, whose it is, how
-//! large it is, what it may be about.
+//! What a request must pass before MCP sees it, in this order: whose it is, how many there are, how large it is, what it may be
+//! about. Which page it comes from was looked at before ([`super::pages`]).
 //!
 //! | what | answer |
 //! |---|---|
-//! | an `Origin` that is not configured | 403 |
 //! | no token, a bad one, too little scope | 401, 400, 403 with `WWW-Authenticate` ([`crate::identity`]) |
 //! | more than [`REQUESTS_MAX`] requests in hand | 503, `Retry-After` |
 //! | more than [`OPERATOR_REQUESTS_MAX`] of one operator in hand | 429, `Retry-After` |
@@ -24,7 +23,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{any, get};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
@@ -58,7 +57,6 @@ pub(super) struct Guard {
     pub(super) resource: Resource,
     pub(super) read_scope: Option<String>,
     pub(super) command_scope: Option<String>,
-    pub(super) allowed_origins: Vec<String>,
     pub(super) in_hand: Arc<InHand>,
 }
 
@@ -126,7 +124,7 @@ pub(super) fn router(guard: Guard, mcp: Mcp) -> Router {
     router.route("/healthz", get(|| std::future::ready("ok"))).route("/mcp", any(receive)).with_state(shared)
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
+pub(super) fn answer(status: StatusCode, kind: &'static str, body: String) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
@@ -175,14 +173,6 @@ impl Guard {
         response
     }
 
-    fn page_is_allowed(&self, headers: &HeaderMap) -> bool {
-        let mut origins = headers.get_all(ORIGIN).iter();
-        origins.all(|origin| {
-            let origin = origin.to_str().unwrap_or_default();
-            self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
-        })
-    }
-
     async fn operator(&self, headers: &HeaderMap) -> Result<Operator, Refusal> {
         let values: Vec<&[u8]> = headers.get_all(AUTHORIZATION).iter().map(http::HeaderValue::as_bytes).collect();
         let operator = self.identity.verify(&values).await?;
@@ -205,10 +195,6 @@ impl Guard {
 async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>) -> Response {
     let (guard, mcp) = &*shared;
     let (mut parts, body) = request.into_parts();
-    if !guard.page_is_allowed(&parts.headers) {
-        let said = answer(StatusCode::FORBIDDEN, "text/plain; charset=utf-8", "this Origin is not allowed".to_owned());
-        return unread(body, said).await;
-    }
     let operator = match guard.operator(&parts.headers).await {
         Ok(operator) => operator,
         Err(refusal) => {
@@ -249,7 +235,7 @@ async fn receive(State(shared): State<Arc<(Guard, Mcp)>>, request: Request<Body>
 
 /// An answer to a request whose body nobody wants. It is read all the same, briefly: a connection that is closed on unread bytes
 /// may take the answer with it, and a client that keeps it for the next request would find it gone.
-async fn unread(body: Body, response: Response) -> Response {
+pub(super) async fn unread(body: Body, response: Response) -> Response {
     let read = tokio::time::timeout(UNREAD_WITHIN, Limited::new(body, BODY_BYTES_MAX).collect()).await;
     if matches!(read, Ok(Ok(_))) { response } else { closing(response) }
 }

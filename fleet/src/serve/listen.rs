@@ -10,14 +10,15 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::outgoing::Outgoing;
+use super::tls::{self, Pair};
 use super::{ServeConfig, ServeError};
 
 /// Connections at once; the next waits in the kernel's queue.
@@ -35,29 +36,26 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Pause after `accept` failed, which it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What answers handshakes, and the certificate it does that with.
+pub(super) struct Tls {
+    acceptor: TlsAcceptor,
+    pub(super) pair: Arc<Pair>,
+}
+
 pub(super) struct Door {
     pub(super) listener: TcpListener,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Tls>,
     pub(super) router: Router,
     pub(super) stop: CancellationToken,
 }
 
 /// Listens, with TLS if there is a certificate.
-pub(super) async fn open(config: &ServeConfig) -> Result<(TcpListener, Option<TlsAcceptor>), ServeError> {
+pub(super) async fn open(config: &ServeConfig) -> Result<(TcpListener, Option<Tls>), ServeError> {
     let tls = match &config.tls {
         Some((certificate, key)) => {
-            let wrong = |path: &std::path::Path, what: &dyn std::fmt::Display| {
-                ServeError::Config(format!("cannot use `{}` for TLS: {what}", path.display()))
-            };
-            let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| wrong(certificate, &error))?;
-            let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(certificate, &error))?;
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-            let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-            let builder = builder.map_err(|error| wrong(certificate, &error))?.with_no_client_auth();
-            let mut server = builder.with_single_cert(chain, private).map_err(|error| wrong(certificate, &error))?;
-            server.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Some(TlsAcceptor::from(Arc::new(server)))
+            let pair = Arc::new(Pair::open(certificate, key).map_err(ServeError::Config)?);
+            let acceptor = pair.acceptor().map_err(|error| ServeError::Config(format!("no TLS: {error}")))?;
+            Some(Tls { acceptor, pair })
         }
         None if config.listen.ip().is_loopback() => None,
         None => {
@@ -123,6 +121,8 @@ impl Door {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let peers = Arc::new(Peers::default());
+        let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
+        let _watched = self.tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(tls::watch(tls.pair))));
         let mut stop = std::pin::pin!(stop);
         loop {
             let next = async {
@@ -142,7 +142,7 @@ impl Door {
                 continue;
             };
             let watcher = graceful.watcher();
-            let (tls, router) = (self.tls.clone(), self.router.clone());
+            let (tls, router) = (acceptor.clone(), self.router.clone());
             tokio::spawn(async move { connection(stream, tls, router, watcher, (place, peer)).await });
         }
         drop(self.listener);
@@ -180,7 +180,7 @@ async fn answer(
 ) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(Outgoing::new(stream)), TowerToHyperService::new(router));
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended early");
     }
@@ -188,7 +188,50 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::outgoing::WRITE_WITHIN;
     use super::*;
+
+    const ANSWER_BYTES: usize = 1024 * 1024;
+
+    /// A connection that is asked for a large answer; and when it ends.
+    async fn asked() -> (tokio::io::DuplexStream, tokio::task::JoinHandle<Duration>) {
+        let (mut client, server) = tokio::io::duplex(4_096);
+        let router = Router::new().route("/", axum::routing::get(|| std::future::ready("x".repeat(ANSWER_BYTES))));
+        let began = tokio::time::Instant::now();
+        let ended = tokio::spawn(async move {
+            let graceful = GracefulShutdown::new();
+            let answered = answer(server, router, graceful.watcher());
+            tokio::time::timeout(10 * WRITE_WITHIN, answered).await.expect("the connection is held for ever");
+            began.elapsed()
+        });
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        (client, ended)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_its_answer_loses_its_connection() {
+        let (_client, ended) = asked().await;
+        assert_eq!(ended.await.unwrap(), WRITE_WITHIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_reads_by_drops_loses_it_as_well_and_one_that_reads_late_does_not() {
+        let (mut client, ended) = asked().await;
+        let drops = tokio::spawn(async move {
+            while client.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        assert_eq!(ended.await.unwrap(), WRITE_WITHIN);
+        drops.abort();
+        let (mut client, ended) = asked().await;
+        tokio::time::sleep(WRITE_WITHIN - Duration::from_secs(1)).await;
+        let mut whole = Vec::new();
+        client.read_to_end(&mut whole).await.unwrap();
+        assert!(whole.len() > ANSWER_BYTES && ended.await.unwrap() < WRITE_WITHIN);
+    }
 
     #[test]
     fn one_address_has_sixty_four_connections_and_leaves_the_rest_to_others() {

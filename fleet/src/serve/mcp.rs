@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 
 use super::ToolCalls;
 use crate::ToolError;
+use crate::caller::is_seen;
 use crate::error::code;
 use crate::identity::{Now, Operator};
 use crate::policy::{Policies, StatusReads, TARGET, Verdict, denial, normal, status_first_denial};
@@ -124,7 +125,7 @@ impl FleetService {
     async fn answer(&self, operator: &Operator, tool: &'static Tool, arguments: Map<String, Value>) -> CallToolResult {
         // A caller's word: one short line of the log.
         let device_id: String =
-            device(&arguments).unwrap_or_default().chars().filter(|c| !c.is_control()).take(64).collect();
+            device(&arguments).unwrap_or_default().chars().filter(|c| is_seen(*c)).take(64).collect();
         let caller = &operator.caller;
         if let Some(text) = self.refusal(operator, tool, &arguments) {
             tracing::warn!(operator = %caller.issuer(), client = %caller.client_id, tool = tool.name, device_id, reason = %text, "refused");
@@ -194,7 +195,7 @@ impl ServerHandler for FleetService {
     ) -> Result<CallToolResponse, ErrorData> {
         let operator = operator(&context)?;
         let Some(tool) = named(&request.name) else {
-            let name: String = request.name.chars().filter(|c| !c.is_control()).take(64).collect();
+            let name: String = request.name.chars().filter(|c| is_seen(*c)).take(64).collect();
             return Err(ErrorData::invalid_params(format!("Unknown tool: {name}"), None));
         };
         let answer = self.answer(&operator, tool, normal(&tool.input_schema, request.arguments.unwrap_or_default()));

@@ -1,9 +1,9 @@
 //! The MCP server: the fleet's tools over Streamable HTTP, for plants without an AgentCore gateway and for tests of one.
 //!
 //! ```text
-//!  client ──TLS──▶ listen ──▶ guard ──▶ rmcp ──▶ mcp ──▶ policy ──▶ Fleet::call
-//!                             │ Origin, token, size, number            │ denied: a tool error, AgentCore's words
-//!                             └ 400 401 403 408 413 429 503
+//!  client ──TLS──▶ listen ──▶ pages ──▶ guard ──▶ rmcp ──▶ mcp ──▶ policy ──▶ Fleet::call
+//!                             │ Origin   │ token, size, number         │ denied: a tool error, AgentCore's words
+//!                             └ 403      └ 400 401 403 408 413 429 503
 //! ```
 //!
 //! # What is served
@@ -20,7 +20,7 @@
 //!   authorization specification asks, and again where the tool is called.
 //! * Nothing reaches a tool that the policies do not permit, nor a command without a status read before it ([`crate::policy`]).
 //! * Bounds, each with what happens there, are the constants of [`guard`] and [`listen`].
-//! * TLS by rustls, 1.2 and 1.3; without a certificate it listens on loopback only.
+//! * TLS by rustls, 1.2 and 1.3; without a certificate it listens on loopback only. A renewed certificate needs no restart ([`tls`]).
 //! * On a stop it takes no new connection, lets what runs end for [`listen::STOP_GRACE`] and then drops it. A dropped command was
 //!   sent or not; `get_command_status` tells.
 //!
@@ -33,8 +33,11 @@ mod arguments;
 mod guard;
 mod listen;
 mod mcp;
+mod outgoing;
+mod pages;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -105,7 +108,7 @@ pub struct ServeConfig {
     pub read_scope: Option<String>,
     /// The scope that a tool needs which changes something.
     pub command_scope: Option<String>,
-    /// Web pages that may call: `https://console.example`. Others get 403; a client without `Origin` is no web page.
+    /// Web pages that may call, and are let in by their browsers: `https://console.example`. Others get 403.
     pub allowed_origins: Vec<String>,
     /// Folder with `*.cedar`; by default the policies that come with floorgate.
     pub policies: Option<PathBuf>,
@@ -170,6 +173,10 @@ impl Server {
             let text = "is every address of this machine, and clients have to know one: give --url, as they call it";
             return Err(ServeError::Config(format!("{} {text}", config.listen)));
         }
+        if let Some(wrong) = config.allowed_origins.iter().find(|word| !pages::is_origin(word)) {
+            let text = "is no origin of a page: a scheme and a host, nothing behind, as in https://console.example";
+            return Err(ServeError::Config(format!("--allow-origin: {wrong} {text}")));
+        }
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = config.url.clone().unwrap_or_else(|| format!("{scheme}://{address}/mcp"));
@@ -208,10 +215,10 @@ impl Server {
             resource,
             read_scope: config.read_scope,
             command_scope: config.command_scope,
-            allowed_origins: config.allowed_origins,
             in_hand: Arc::default(),
         };
-        let door = listen::Door { listener, tls, router: guard::router(guard, mcp), stop };
+        let router = pages::only(config.allowed_origins, guard::router(guard, mcp));
+        let door = listen::Door { listener, tls, router, stop };
         Ok(Self { door, address, url })
     }
 

@@ -12,6 +12,7 @@
 mod ages;
 mod bench;
 mod bounds;
+mod certificate;
 mod doors;
 mod hostile;
 mod lists;

@@ -49,7 +49,7 @@ async fn carry(
     loses: &Loses,
 ) -> Option<()> {
     let (head, body) = message(near).await?;
-    let target = head.lines().find_map(|line| line.to_ascii_lowercase().starts_with("x-amz-target:").then_some(line));
+    let target = head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-amz-target:"));
     let operation = target.and_then(|line| line.rsplit('.').next()).unwrap_or_default().trim().to_owned();
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
     let lost = loses(&operation, &asked);

@@ -13,7 +13,6 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::types::AttributeValue;
 use floorgate_model::table::{commands, devices};
 
 use super::classify::Disposition;
@@ -28,6 +27,8 @@ use crate::sync::table::{Scope, SyncError, TableError};
 pub const REQUEST_WAIT: Duration = Duration::from_secs(5);
 /// An attribute that no item gets.
 const NEVER_WRITTEN: &str = "floorgate_doctor";
+/// The attributes whose update is tried, of a device and of a command: ones that a policy with `dynamodb:Attributes` has to allow.
+pub(super) const TRIED: [&str; 2] = [devices::STATUS_REASON, "message"];
 
 /// What was found.
 #[derive(Debug, Clone)]
@@ -120,13 +121,14 @@ impl DynamoTable {
     }
 
     async fn may_update(&self, table: &str, key: Item) -> Permission {
+        let tried = TRIED[usize::from(Some(table) == self.config.commands_table.as_deref())];
         let update = self.client.update_item().table_name(table).set_key(Some(key));
         let update = update
-            .update_expression("SET #never = :never")
+            .update_expression("SET #tried = :never")
             .condition_expression("attribute_exists(#id) AND attribute_not_exists(#id)")
-            .expression_attribute_names("#never", NEVER_WRITTEN)
+            .expression_attribute_names("#tried", tried)
             .expression_attribute_names("#id", devices::DEVICE_ID)
-            .expression_attribute_values(":never", AttributeValue::Bool(true));
+            .expression_attribute_values(":never", item::text(NEVER_WRITTEN));
         match update.send().await {
             Ok(_) => Permission::Unknown("the table carried out what its condition forbids".to_owned()),
             Err(error) => permission(error, table),

@@ -113,7 +113,7 @@ fn judge(stored: &Item, record: &ExecutionRecord, view: &DeviceView, me: &Gatewa
 }
 
 /// Removes members while everything that was judged is as it was.
-fn removal(stored: &Item, configuration: &Item, names: &[&str]) -> Update {
+pub(super) fn removal(stored: &Item, configuration: &Item, names: &[&str]) -> Update {
     let mut update = Update::default();
     let mut unchanged = Vec::new();
     for attribute in [devices::GATEWAY_ID, devices::SHADOW_VERSION, devices::LAST_COMMAND, devices::LAST_COMMAND_AT] {

@@ -34,6 +34,8 @@ fn faults() -> Vec<(&'static str, Value, u16, u16)> {
         ("an ID token", json!({"token_use": "id"}), 401, 401),
         ("another client's", json!({"client_id": "other"}), 401, 401),
         ("no subject", json!({"sub": null}), 401, 401),
+        ("a subject that reads backwards", json!({"sub": "\u{202e}ssob"}), 401, 401),
+        ("scopes as a list", json!({"scope": null, "scp": ["iot/read", "iot/command"]}), 200, 200),
     ]
 }
 
@@ -78,7 +80,7 @@ async fn who_may_do_what_with_which_token() {
             }
         }
     }
-    assert_eq!(judged, 5 * 11 * 11);
+    assert_eq!(judged, 5 * 13 * 11);
 }
 
 #[tokio::test]

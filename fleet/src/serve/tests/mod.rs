@@ -2,7 +2,9 @@
 
 mod bounds;
 mod matrix;
+mod pages;
 mod protocol;
+mod tls;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

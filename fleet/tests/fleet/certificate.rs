@@ -1,0 +1,75 @@
+//! The program itself, told by SIGHUP that its certificate was renewed.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+type Made = rcgen::CertifiedKey<rcgen::KeyPair>;
+
+fn renewed(folder: &Path) -> Made {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.join("chain.pem"), made.cert.pem()).unwrap();
+    made
+}
+
+async fn trusts(port: u16, certificate: &Made) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let client = tokio_rustls::TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    client.connect("localhost".try_into().unwrap(), stream).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_hangup_has_the_program_read_its_certificate_again_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let first = renewed(folder.path());
+    std::fs::write(file("keys.json"), "{\"keys\":[]}").unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_floorgate-fleet"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--issuer", "https://issuer.example", "--client-id", "c"])
+        .args(["--jwks-file", &file("keys.json"), "--tls-cert", &file("chain.pem"), "--tls-key", &file("key.pem")])
+        .envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")])
+        .envs([("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1"), ("FLOORGATE_LOG", "info")])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(program.stderr.take().unwrap()).lines();
+    let mut until = async |words: &str| {
+        let said = async {
+            loop {
+                let line = log.next_line().await.unwrap().expect("the program ended");
+                if line.contains(words) {
+                    return line;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), said).await.unwrap()
+    };
+    let line = until("https://127.0.0.1:").await;
+    let port = line.split("https://127.0.0.1:").nth(1).unwrap();
+    let port = port.split('/').next().unwrap().parse().unwrap();
+    assert!(trusts(port, &first).await);
+    let process = rustix::process::Pid::from_raw(program.id().unwrap().try_into().unwrap()).unwrap();
+    let second = renewed(folder.path());
+    rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+    until("a new certificate is served").await;
+    assert!(trusts(port, &second).await && !trusts(port, &first).await);
+    std::fs::write(file("key.pem"), "").unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+    let said = until("is not used").await;
+    assert!(said.contains("key.pem"), "{said}");
+    assert!(trusts(port, &second).await);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    assert!(program.wait().await.unwrap().success());
+}
