@@ -108,6 +108,29 @@ impl Store {
         }
     }
 
+    /// Ends the entry of a command that never left, if it is still this command's and nobody has said anything of it.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn end_last_command(&self, device: &str, id: &str, reason: &str) -> Result<(), StoreError> {
+        let update = self.client.update_item().table_name(&self.tables.devices);
+        let update = update.key(devices::DEVICE_ID, text(device));
+        let update = update.update_expression("SET #last_command.#status = :failed, #last_command.#reason = :reason");
+        let update = update.condition_expression(
+            "#last_command.#command_id = :id AND #last_command.#status = :created AND attribute_exists(#device_id)",
+        );
+        let used = [devices::DEVICE_ID, devices::LAST_COMMAND, commands::COMMAND_ID, commands::STATUS, "reason"];
+        let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        let values = [(":failed", "failed"), (":reason", reason), (":id", id), (":created", "created")];
+        let update =
+            values.into_iter().fold(update, |u, (name, value)| u.expression_attribute_values(name, text(value)));
+        match update.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Err(error) => Err(failed("end a last command that was not sent", error)),
+        }
+    }
+
     /// Takes it upon this call to publish a command once more, if nobody has since `before`; `false` if somebody has.
     ///
     /// # Errors

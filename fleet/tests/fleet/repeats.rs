@@ -26,6 +26,8 @@ async fn what_never_left_is_an_error_and_its_key_sends_it_once_it_can_leave() {
     for _ in 0..2 {
         assert_eq!(bench::call(&away, "send_command", ask.clone()).await.unwrap_err().code, "NOT_SENT");
     }
+    let last = bench.item(PRESSURE).await["last_command"].clone();
+    assert_eq!((&last["status"], &last["reason"]), (&json!("failed"), &json!("NOT_SENT")));
     bench.clock.advance(Duration::from_secs(20));
     let sent = bench.call("send_command", ask.clone()).await.unwrap();
     assert_eq!((&sent["status"], &sent["repeated"]), (&json!("succeeded"), &json!(false)), "{sent}");

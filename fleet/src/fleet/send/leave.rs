@@ -115,6 +115,8 @@ impl Call<'_> {
                 let message = format!("the command was not sent, and will not be executed: {why}");
                 let id = text(item, commands::COMMAND_ID).unwrap_or_default();
                 self.end_unsent(device.as_str(), id, &message).await;
+                // It was noted already; nobody else would ever say that it does not stand at `created`.
+                let _ = self.parts.store.end_last_command(device.as_str(), id, code::NOT_SENT).await;
                 Err(ToolError::new(code::NOT_SENT, message).with(commands::COMMAND_ID, id))
             }
         }
