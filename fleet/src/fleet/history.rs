@@ -2,7 +2,8 @@
 //!
 //! Blocks are expanded ([`blocks`]) into the samples they hold, or into figures for each interval of the range
 //! ([`points`]); gap records are told as what they are. What has expired is left out even while DynamoDB has not deleted
-//! it yet. An answer ends at its number of samples or at its size ([`Room`]), gaps included. The range is fixed by the first answer: its cursor carries it, so pages of "the last hour" are of one hour.
+//! it yet. An answer ends at its number of samples or at its size ([`Room`]), gaps included. The range is fixed by the
+//! first answer: its cursor carries it, so pages of "the last hour" are of one hour.
 //!
 //! A block holds at most 60 s, so one that began up to [`LOOK_BACK`] before the range may reach into it, and is read. A
 //! gap may be longer: the [`GAPS_BEFORE`] items before that are looked through for one that reaches into the range.

@@ -1,8 +1,8 @@
 //! `list_devices`.
 //!
 //! An exact location is read by `location-index`, the rest by a scan of what the list shows; both with the filters as
-//! conditions, so that a page holds only what fits, and as many are looked at as it takes where many fit ([`look_at`]). The index lags behind its table and does not know when a device was
-//! last heard, so its devices are read again by their keys and judged again: one that has changed meanwhile is left out,
+//! conditions, so that a page holds only what fits, and no more are looked at than it takes where many fit ([`look_at`]). The
+//! index lags behind its table and does not know when a device was last heard, so its devices are read again by their keys and judged again: one that has changed meanwhile is left out,
 //! and `count` is always the number of devices in the answer.
 
 use floorgate_model::table::devices;
