@@ -7,6 +7,7 @@ mod kills;
 mod links;
 mod table;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::load::{Load, checker::Broken, evidence::Evidence};
@@ -46,9 +47,18 @@ async fn judge(load: &mut Load, rig: &Rig, round: &mut Round) -> Evidence {
         round.broken.push(format!("G1: {lost} readings of {device} were given up ({reason}) without need"));
     }
     if evidence.acknowledged.is_empty() || !evidence.records.iter().any(|record| record.status == "succeeded") {
-        round.broken.push("the load was not real: nothing acknowledged, or nothing succeeded".to_owned());
+        round.broken.push(format!("the load was not real: {}", told(&evidence)));
     }
     evidence
+}
+
+/// What a load came to, in one line.
+fn told(evidence: &Evidence) -> String {
+    let mut ends = BTreeMap::<String, u64>::new();
+    for record in &evidence.records {
+        *ends.entry(format!("{} {}", record.status, record.reason)).or_default() += 1;
+    }
+    format!("{} readings acknowledged, {} commands asked, {ends:?}", evidence.acknowledged.len(), evidence.asked.len())
 }
 
 fn blame(rig: &Rig, broken: &[Broken], round: &mut Round) {
