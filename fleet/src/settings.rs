@@ -174,9 +174,10 @@ fn budgets(text: &str) -> Result<Budgets, String> {
             "update_config" => budgets.update_config = budget,
             "set_status" => budgets.set_status = budget,
             "dry_run" => budgets.dry_run = budget,
+            "not_sent" => budgets.not_sent = budget,
             _ => {
                 return Err(format!(
-                    "`{name}` has no budget; there are recalibrate, reboot, update_config, set_status, dry_run"
+                    "`{name}` has no budget; there are recalibrate, reboot, update_config, set_status, dry_run, not_sent"
                 ));
             }
         }

@@ -166,8 +166,10 @@ impl Call<'_> {
             Some(others) => Ok(Begun::Joined(others)),
             None => self.begin(command, device, new).await,
         };
-        if !matches!(begun, Ok(Begun::Sent { .. })) {
-            self.give_back(&spent).await;
+        match &begun {
+            Ok(Begun::Sent { .. }) => {}
+            Ok(Begun::Joined(_)) => self.give_back(&spent).await,
+            Err(_) => self.give_back_unsent(&spent).await,
         }
         begun
     }

@@ -158,7 +158,8 @@ impl Store {
         }
     }
 
-    /// Ends a command that never left, if no gateway has taken it up and nobody has published it since `published`.
+    /// Ends a command that never left, if no gateway has taken it up and nobody has published it since `published`; the
+    /// table may forget it after `forget_at`.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -167,18 +168,20 @@ impl Store {
         (device, id): (&str, &str),
         reason: &str,
         message: &str,
-        (at, published): (Timestamp, i64),
+        (at, published, forget_at): (Timestamp, i64, Timestamp),
     ) -> Result<(), StoreError> {
         let update = self.client.update_item().table_name(&self.tables.commands);
         let update = update.key(devices::DEVICE_ID, text(device)).key(commands::COMMAND_ID, text(id));
         let update = update
-            .update_expression("SET #status = :failed, #reason = :reason, #message = :message, #completed_at = :at");
+            .update_expression("SET #status = :failed, #reason = :reason, #message = :message, #completed_at = :at, #forget_at = :forget_at");
         let update = update.condition_expression(
             "attribute_exists(#command_id) AND attribute_not_exists(#gateway_id) AND #published_at_ms = :published",
         );
         let update = update.expression_attribute_values(":published", AttributeValue::N(published.to_string()));
         let used = [commands::STATUS, commands::COMMAND_ID, devices::GATEWAY_ID, "reason", "message", "completed_at"];
-        let used = used.into_iter().chain([PUBLISHED_AT]);
+        let forget_at = AttributeValue::N(forget_at.as_seconds().to_string());
+        let update = update.expression_attribute_values(":forget_at", forget_at);
+        let used = used.into_iter().chain([PUBLISHED_AT, commands::FORGET_AT]);
         let update = update.set_expression_attribute_names(Some(expression_names(used)));
         let values = [(":failed", "failed"), (":reason", reason), (":message", message)];
         let update =

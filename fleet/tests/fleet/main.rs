@@ -15,6 +15,7 @@ mod bounds;
 mod certificate;
 mod doors;
 mod hostile;
+mod left;
 mod lists;
 mod many;
 mod repeats;

@@ -10,8 +10,9 @@
 //! command that was sent, and a dry run, cost nothing of it; a dry run has a budget of its own.
 //!
 //! Both budgets are looked at before either is touched: who is refused has paid nothing. What certainly did not leave
-//! (`NOT_SENT`, joined to another call's, a device removed) is given back to both. A call that dies before it could give
-//! back has paid; time gives it back. Where an answer of the table is lost, one command may be counted, or given back, twice.
+//! (`NOT_SENT`, joined to another call's, a device removed) is given back to both. Who tries without end what does not leave
+//! is stopped all the same: each such try, but not a join, is taken out of a budget of its own, and where that is used up
+//! nothing is given back. A call that dies before it could give back has paid; time gives it back. Where an answer of the table is lost, one command may be counted, or given back, twice.
 
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(crate) const EVERYONE_FACTOR: u32 = 4;
 const TRIES: u32 = 8;
 /// Longest pause after a try that lost; as much longer after each further one.
 const STEP_ASIDE: Duration = Duration::from_millis(10);
+/// The name of the budget for what did not leave.
+const NOT_SENT: &str = "not_sent";
 /// Whose budget is for everyone together.
 const EVERYONE: &str = "everyone";
 
@@ -53,6 +56,8 @@ pub struct Budgets {
     pub set_status: Budget,
     /// For dry runs of every command.
     pub dry_run: Budget,
+    /// For tries of every command that did not leave: so many cost nothing of the command's own budget.
+    pub not_sent: Budget,
 }
 
 const fn budget(commands: u32, seconds: u64) -> Budget {
@@ -67,6 +72,7 @@ impl Default for Budgets {
             update_config: budget(10, 600),
             set_status: budget(20, 600),
             dry_run: budget(60, 120),
+            not_sent: budget(20, 600),
         }
     }
 }
@@ -149,6 +155,10 @@ impl Call<'_> {
     /// Takes one command out of the caller's budget and out of everyone's, or nothing out of either.
     pub(super) async fn spend(&self, asked: &Asked) -> Result<Spent, ToolError> {
         let (name, budget) = self.parts.budgets.of(asked.command, asked.dry_run);
+        self.spend_of(name, budget).await
+    }
+
+    async fn spend_of(&self, name: &'static str, budget: Budget) -> Result<Spent, ToolError> {
         let (caller, everyone) = (self.caller.key(), budget.times(EVERYONE_FACTOR));
         let own_used = self.parts.store.budget(&caller, name).await?;
         budget.one_more(own_used, self.now).map_err(|wait| self.used_up("your", name, budget, wait))?;
@@ -176,6 +186,13 @@ impl Call<'_> {
     pub(super) async fn give_back(&self, spent: &Spent) {
         self.give_back_to(&self.caller.key(), spent.name, spent.own).await;
         self.give_back_to(EVERYONE, spent.name, spent.all).await;
+    }
+
+    /// The same for a try that did not leave, as long as the budget for those has room.
+    pub(super) async fn give_back_unsent(&self, spent: &Spent) {
+        if self.spend_of(NOT_SENT, self.parts.budgets.not_sent).await.is_ok() {
+            self.give_back(spent).await;
+        }
     }
 
     async fn give_back_to(&self, owner: &str, name: &str, taken: Taken) {

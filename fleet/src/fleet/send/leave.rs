@@ -17,6 +17,8 @@ use crate::store::{Item, LastCommand, Over};
 
 /// The same message is published again at most so often, whoever repeats the command.
 pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
+/// The table may forget what did not leave after so long (DynamoDB takes up to days more): as long as its key counts.
+const UNSENT_KEPT_FOR: Duration = super::repeat::KEY_COUNTS_FOR;
 /// Tries to note a command over the one that was read, against others that do so at the same time.
 const NOTE_TRIES: u32 = 8;
 
@@ -125,7 +127,8 @@ impl Call<'_> {
     /// A table that fails here does not hide why the command was not sent; its failure is in the log.
     async fn end_unsent(&self, device: &str, id: &str, message: &str) {
         let (now, published) = (self.parts.clock.now(), self.now.as_millis());
-        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, (now, published)).await;
+        let forget_at = now.saturating_add(UNSENT_KEPT_FOR);
+        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, (now, published, forget_at)).await;
     }
 }
 
