@@ -231,6 +231,10 @@ async fn a_command_that_cannot_be_noted_ends_as_not_sent_and_costs_no_budget() {
     assert_eq!(bench::call(&fleet, "send_command", ask.clone()).await.unwrap_err().code, "STORE_UNAVAILABLE");
     let item = bench.commands().await.remove(0);
     assert_eq!((&item["status"], &item["reason"]), (&json!("failed"), &json!("NOT_SENT")));
+    // It was noted, and only the answers were lost.
+    let last = bench.item(PRESSURE).await["last_command"].clone();
+    assert_eq!((&last["command_id"], &last["status"]), (&item["command_id"], &json!("failed")));
+    assert_eq!(last["reason"], "NOT_SENT");
     assert!(gateway.received().is_empty());
     let used = bench.client.scan(COMMANDS).await.unwrap();
     let used = used.iter().filter(|item| item["command_id"] == "reboot");

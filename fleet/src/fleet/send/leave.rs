@@ -38,7 +38,12 @@ impl Call<'_> {
             };
             if let Some(why) = why {
                 let message = format!("the command was not sent, and will not be executed: {why}");
-                self.end_unsent(command.device_id.as_str(), command.command_id.as_str(), &message).await;
+                let (device, id) = (command.device_id.as_str(), command.command_id.as_str());
+                self.end_unsent(device, id, &message).await;
+                if noted.is_err() {
+                    // It may be noted all the same: only the answers were lost.
+                    let _ = self.parts.store.end_last_command(device, id, code::NOT_SENT).await;
+                }
             }
             if let Some(other) = noted? {
                 return Ok(Begun::Joined(other));
