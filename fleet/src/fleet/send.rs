@@ -89,6 +89,8 @@ enum Begun {
     },
     /// Another call sends it, or has sent it: its item.
     Joined(Item),
+    /// This call could not send it, but a repeat has sent it meanwhile: its item.
+    Overtaken(Item),
 }
 
 impl Call<'_> {
@@ -120,7 +122,7 @@ impl Call<'_> {
                         (repeated, left) = (false, known);
                         item
                     }
-                    Begun::Joined(item) => item,
+                    Begun::Joined(item) | Begun::Overtaken(item) => item,
                 }
             }
         };
@@ -167,7 +169,8 @@ impl Call<'_> {
             None => self.begin(command, device, new).await,
         };
         match &begun {
-            Ok(Begun::Sent { .. }) => {}
+            // The repeat paid nothing.
+            Ok(Begun::Sent { .. } | Begun::Overtaken(_)) => {}
             Ok(Begun::Joined(_)) => self.give_back(&spent).await,
             Err(_) => self.give_back_unsent(&spent).await,
         }

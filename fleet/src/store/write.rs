@@ -131,7 +131,8 @@ impl Store {
         }
     }
 
-    /// Takes it upon this call to publish a command once more, if nobody has since `before`; `false` if somebody has.
+    /// Takes it upon this call to publish a command once more, if nobody has since `before` and it has not ended; `false` if
+    /// somebody has.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -144,9 +145,10 @@ impl Store {
         let update = self.client.update_item().table_name(&self.tables.commands);
         let update = update.key(devices::DEVICE_ID, text(device)).key(commands::COMMAND_ID, text(id));
         let update = update.update_expression("SET #published_at_ms = :now").condition_expression(
-            "attribute_exists(#command_id) AND (attribute_not_exists(#published_at_ms) OR #published_at_ms <= :before)",
+            "attribute_exists(#command_id) AND #status <> :failed AND (attribute_not_exists(#published_at_ms) OR #published_at_ms <= :before)",
         );
-        let used = [commands::COMMAND_ID, PUBLISHED_AT];
+        let update = update.expression_attribute_values(":failed", text("failed"));
+        let used = [commands::COMMAND_ID, commands::STATUS, PUBLISHED_AT];
         let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
         let update = update.expression_attribute_values(":before", AttributeValue::N(before.to_string()));
         match update.expression_attribute_values(":now", AttributeValue::N(now.to_string())).send().await {
@@ -159,7 +161,7 @@ impl Store {
     }
 
     /// Ends a command that never left, if no gateway has taken it up and nobody has published it since `published`; the
-    /// table may forget it after `forget_at`.
+    /// table may forget it after `forget_at`. `false` if somebody has: their word counts.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -169,7 +171,7 @@ impl Store {
         reason: &str,
         message: &str,
         (at, published, forget_at): (Timestamp, i64, Timestamp),
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let update = self.client.update_item().table_name(&self.tables.commands);
         let update = update.key(devices::DEVICE_ID, text(device)).key(commands::COMMAND_ID, text(id));
         let update = update
@@ -187,9 +189,10 @@ impl Store {
         let update =
             values.into_iter().fold(update, |u, (name, value)| u.expression_attribute_values(name, text(value)));
         match update.expression_attribute_values(":at", text(at)).send().await {
-            Ok(_) => Ok(()),
-            // A gateway has it, or somebody else sent it: their word counts.
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+                Ok(false)
+            }
             Err(error) => Err(failed("end a command that was not sent", error)),
         }
     }

@@ -1,6 +1,14 @@
 //! Whether a command left: what is known of it, what it costs if it did not, and who says so.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use floorgate_demo::dynamo::COMMANDS;
+use floorgate_fleet::link::{IotLink, Link};
+use floorgate_fleet::store::Tables;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
 use super::bench::{self, Bench, PRESSURE};
 
@@ -18,4 +26,57 @@ async fn who_tries_without_end_what_does_not_leave_is_refused_and_the_tries_are_
     assert_eq!(tries.len(), 23);
     let forgotten = bench.clock.now().as_seconds() + 24 * 3_600;
     assert!(tries.iter().all(|item| item["forget_at"].as_i64() == Some(forgotten)), "{tries:?}");
+}
+
+/// AWS IoT's data plane, which refuses its first request when `go` says so, and takes all others at once.
+async fn late_refusal(came: Arc<Notify>, go: Arc<Notify>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut first = true;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (came, go, refuses) = (Arc::clone(&came), Arc::clone(&go), std::mem::take(&mut first));
+            tokio::spawn(async move {
+                let mut read = vec![0; 65_536];
+                while stream.read(&mut read).await.is_ok_and(|read| read > 0) {
+                    let status = if refuses { "403 Forbidden" } else { "200 OK" };
+                    if refuses {
+                        came.notify_one();
+                        go.notified().await;
+                    }
+                    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n{{}}");
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn what_a_repeat_has_sent_meanwhile_is_not_called_not_sent_by_the_first_call() {
+    let bench = Bench::start().await;
+    let (came, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let url = late_refusal(Arc::clone(&came), Arc::clone(&go)).await;
+    let link = Link::Iot(IotLink::new(&bench::aws(), &url));
+    let fleet = bench::fleet(&bench.endpoint, Tables::default(), link, &bench.clock);
+    let ask = json!({"device_id": PRESSURE, "command": "reboot", "idempotency_key": "k", "wait_seconds": 0});
+    let repeat = async {
+        came.notified().await;
+        bench.clock.advance(Duration::from_secs(10));
+        let answer = bench::call(&fleet, "send_command", ask.clone()).await;
+        go.notify_one();
+        answer.unwrap()
+    };
+    let (first, repeat) = futures_util::join!(bench::call(&fleet, "send_command", ask.clone()), repeat);
+    let first = first.unwrap();
+    assert_eq!((&first["command_id"], &first["status"]), (&repeat["command_id"], &json!("created")));
+    assert_eq!(bench.item(PRESSURE).await["last_command"]["status"], "created");
+    // It was sent once, and one of the two paid.
+    let used = bench.client.scan(COMMANDS).await.unwrap();
+    let used = used.iter().filter(|item| item["command_id"] == "reboot");
+    let mut used: Vec<_> = used.filter_map(|item| item["used_until_ms"].as_i64()).collect();
+    used.sort_unstable();
+    let began = bench::at(bench::NOW).as_millis();
+    assert_eq!(used, [began + 75_000, began + 300_000]);
 }

@@ -110,11 +110,12 @@ async fn a_failure_to_send_does_not_end_what_somebody_else_sent_meanwhile() {
         .await;
     let store = floorgate_fleet::store::Store::new(&bench::aws(), Some(&bench.endpoint), Tables::default());
     let at = bench.clock.now();
-    store.end_unsent((PRESSURE, "c"), "NOT_SENT", "x", (at, 6, at)).await.unwrap();
+    assert!(!store.end_unsent((PRESSURE, "c"), "NOT_SENT", "x", (at, 6, at)).await.unwrap());
     let read = async || bench.client.call("GetItem", &json!({"TableName": COMMANDS, "Key": key})).await.unwrap();
     assert_eq!(read().await["Item"]["status"]["S"], "created");
-    store.end_unsent((PRESSURE, "c"), "NOT_SENT", "x", (at, 7, at)).await.unwrap();
+    assert!(store.end_unsent((PRESSURE, "c"), "NOT_SENT", "x", (at, 7, at)).await.unwrap());
     assert_eq!(read().await["Item"]["status"]["S"], "failed");
+    assert!(!store.claim_publication((PRESSURE, "c"), 8, 9).await.unwrap(), "what has ended is not sent after that");
 }
 
 #[tokio::test]

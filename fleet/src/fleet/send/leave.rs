@@ -13,7 +13,7 @@ use crate::age::{text, time};
 use crate::error::{ToolError, code};
 use crate::fleet::{Call, put, record};
 use crate::link::LinkError;
-use crate::store::{Item, LastCommand, Over};
+use crate::store::{Item, LastCommand, Over, StoreError};
 
 /// The same message is published again at most so often, whoever repeats the command.
 pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
@@ -27,30 +27,50 @@ impl Call<'_> {
     /// another call sends the same at this moment.
     pub(super) async fn begin(&self, command: &Command<'_>, device: &Item, item: Item) -> Result<Begun, ToolError> {
         if !command.asked.dry_run {
-            let noted = self.note_or_join(command, device, &item).await;
-            let why = match &noted {
-                Ok(None) => None,
+            match self.note_or_join(command, device, &item).await {
+                Ok(None) => {}
                 Ok(Some(other)) => {
-                    let id = text(other, commands::COMMAND_ID).unwrap_or_default();
-                    Some(format!("the same command was asked for at the same moment, and this one joined it: {id}"))
+                    let id = text(&other, commands::COMMAND_ID).unwrap_or_default();
+                    let why =
+                        format!("the same command was asked for at the same moment, and this one joined it: {id}");
+                    // Without a key nobody else knows this command: nobody sends it.
+                    let _ = self.end_unsent(command, &not_sent(&why)).await;
+                    return Ok(Begun::Joined(other));
                 }
-                Err(error) => Some(error.message.clone()),
-            };
-            if let Some(why) = why {
-                let message = format!("the command was not sent, and will not be executed: {why}");
-                let (device, id) = (command.device_id.as_str(), command.command_id.as_str());
-                self.end_unsent(device, id, &message).await;
-                if noted.is_err() {
-                    // It may be noted all the same: only the answers were lost.
-                    let _ = self.parts.store.end_last_command(device, id, code::NOT_SENT).await;
-                }
-            }
-            if let Some(other) = noted? {
-                return Ok(Begun::Joined(other));
+                Err(error) => return self.did_not_leave(command, item, &not_sent(&error.message), error).await,
             }
         }
-        let left = self.publish(command.device_id, &item).await?;
-        Ok(Begun::Sent { item, left })
+        match self.parts.link.publish(command.device_id, &payload(&item)).await {
+            Ok(()) => Ok(Begun::Sent { item, left: true }),
+            // It may be on its way: the gateway's word tells.
+            Err(LinkError::Unknown(_)) => Ok(Begun::Sent { item, left: false }),
+            Err(LinkError::NotSent(why)) => {
+                let message = not_sent(&why);
+                let id = command.command_id.as_str();
+                let error = ToolError::new(code::NOT_SENT, message.as_str()).with(commands::COMMAND_ID, id);
+                self.did_not_leave(command, item, &message, error).await
+            }
+        }
+    }
+
+    /// Ends what this call did not send, in both tables; but what a repeat has sent meanwhile is that one's.
+    async fn did_not_leave(
+        &self,
+        command: &Command<'_>,
+        item: Item,
+        message: &str,
+        error: ToolError,
+    ) -> Result<Begun, ToolError> {
+        let (device, id) = (command.device_id.as_str(), command.command_id.as_str());
+        // A table that fails here does not hide why the command was not sent; its failure is in the log.
+        if matches!(self.end_unsent(command, message).await, Ok(false)) {
+            let now = self.parts.store.command(device, id).await.ok().flatten();
+            return Ok(Begun::Overtaken(now.unwrap_or(item)));
+        }
+        // It may be noted, also where only the answers were lost; nobody else would ever say that it does not stand at
+        // `created`.
+        let _ = self.parts.store.end_last_command(device, id, code::NOT_SENT).await;
+        Err(error)
     }
 
     /// Notes the command; answers the item of the same one that another call noted since `device` was read.
@@ -113,28 +133,17 @@ impl Call<'_> {
         }
     }
 
-    async fn publish(&self, device: &DeviceId, item: &Item) -> Result<bool, ToolError> {
-        match self.parts.link.publish(device, &payload(item)).await {
-            Ok(()) => Ok(true),
-            // It may be on its way: the gateway's word tells.
-            Err(LinkError::Unknown(_)) => Ok(false),
-            Err(LinkError::NotSent(why)) => {
-                let message = format!("the command was not sent, and will not be executed: {why}");
-                let id = text(item, commands::COMMAND_ID).unwrap_or_default();
-                self.end_unsent(device.as_str(), id, &message).await;
-                // It was noted already; nobody else would ever say that it does not stand at `created`.
-                let _ = self.parts.store.end_last_command(device.as_str(), id, code::NOT_SENT).await;
-                Err(ToolError::new(code::NOT_SENT, message).with(commands::COMMAND_ID, id))
-            }
-        }
-    }
-
-    /// A table that fails here does not hide why the command was not sent; its failure is in the log.
-    async fn end_unsent(&self, device: &str, id: &str, message: &str) {
+    /// `false` if somebody else has sent the command, or a gateway has it.
+    async fn end_unsent(&self, command: &Command<'_>, message: &str) -> Result<bool, StoreError> {
+        let key = (command.device_id.as_str(), command.command_id.as_str());
         let (now, published) = (self.parts.clock.now(), self.now.as_millis());
         let forget_at = now.saturating_add(UNSENT_KEPT_FOR);
-        let _ = self.parts.store.end_unsent((device, id), code::NOT_SENT, message, (now, published, forget_at)).await;
+        self.parts.store.end_unsent(key, code::NOT_SENT, message, (now, published, forget_at)).await
     }
+}
+
+fn not_sent(why: &str) -> String {
+    format!("the command was not sent, and will not be executed: {why}")
 }
 
 fn last_command_id(device: &Item) -> Option<String> {
