@@ -28,7 +28,7 @@ use serde_json::{Map, Value};
 
 pub use failure::StoreError;
 pub use item::as_stored;
-pub use write::{Created, LastCommand, Over, PUBLISHED_AT};
+pub use write::{Created, LEFT, LastCommand, Over, PUBLISHED_AT};
 
 use failure::failed;
 use item::{expression_names, text};

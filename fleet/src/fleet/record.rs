@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::put;
 use crate::age::{Leases, text, time};
 use crate::error::code;
-use crate::store::Item;
+use crate::store::{Item, LEFT};
 
 /// So long after its expiry a gateway that has nothing left to tell has not taken a command up: what its clock may be ahead.
 pub(crate) const SETTLED_AFTER: Duration = crate::age::AHEAD_MAX;
@@ -65,6 +65,11 @@ pub(super) fn is_delivered(item: &Item) -> bool {
 /// Whether it certainly never left, and no gateway has it after all.
 pub(super) fn is_unsent(item: &Item) -> bool {
     status(item) == ExecutionStatus::Failed && text(item, "reason") == Some(code::NOT_SENT) && !has_gateway(item)
+}
+
+/// Whether it is known to have left. What is not known to have may be on its way all the same.
+pub(super) fn has_left(item: &Item) -> bool {
+    item.get(LEFT) == Some(&Value::Bool(true))
 }
 
 /// Whether it would have been accepted, had it been meant.
@@ -137,6 +142,10 @@ fn message(item: &Item, status: ExecutionStatus, now: Timestamp) -> Option<Strin
         (ExecutionStatus::Created, false) if is_overdue(item, now) => Some(format!(
             "no gateway has said anything about it; it was not executed after {expires}, and whether before is not \
              known as long as its gateway cannot write to the table: look at the device before sending it again"
+        )),
+        (ExecutionStatus::Created, false) if !has_left(item) => Some(format!(
+            "it is not known whether the command left, and no gateway has answered; it will not be executed after {expires}: \
+             ask get_command_status with this command_id, or repeat it with the same idempotency_key"
         )),
         (ExecutionStatus::Created, false) => Some(format!(
             "sent, and the gateway has not answered yet; it will not be executed after {expires}: ask \

@@ -18,6 +18,9 @@
 //! 6. The message. If it certainly did not leave, the item ends as `failed`, `NOT_SENT`.
 //! 7. The wait: the item is read until it is final, the time is over, or the door's own caller would give up.
 //!
+//! That it left is noted in the item (`left`) as soon as the way to the gateways has taken the message, by whichever call. Without
+//! that note nobody is told that it was sent: what dies before 6, or between the message and the note, may not have left.
+//!
 //! A call that dies between 5 and 6 leaves an item that nobody executes. A repeat with the same key publishes it again,
 //! byte for byte the same, at most every [`leave::PUBLISHED_EVERY`] and to no gateway that is silent: the gateway takes an id once,
 //! so this is safe also if it had left. What certainly did not leave (`NOT_SENT`) is begun anew by a repeat with its key.
@@ -59,9 +62,6 @@ const DRY_RUN_KEPT_FOR: Duration = repeat::KEY_COUNTS_FOR;
 /// Longest idempotency key, characters.
 pub(super) const KEY_MAX: u64 = 128;
 
-const MAY_NOT_HAVE_LEFT: &str = "it is not known whether the command left, and no gateway has answered; it will not be \
-    executed after its expiry: ask get_command_status, or repeat it with the same idempotency_key";
-
 /// A command as it was asked for, its words checked.
 struct Asked {
     command: CommandName,
@@ -81,12 +81,8 @@ struct Command<'a> {
 
 /// What became of a command that was not asked for before.
 enum Begun {
-    /// It was sent, as far as is known.
-    Sent {
-        item: Item,
-        /// `false` if nobody knows whether it left.
-        left: bool,
-    },
+    /// It was published; whether it left is not known where not `left`.
+    Sent { item: Item, left: bool },
     /// Another call sends it, or has sent it: its item.
     Joined(Item),
     /// This call could not send it, but a repeat has sent it meanwhile: its item.
@@ -110,7 +106,7 @@ impl Call<'_> {
         let leases = Leases::of(&self.parts.store, std::slice::from_ref(device)).await?;
         let stale = leases.stale(device, self.now);
         let command = Command { device_id, command_id: self.command_id(asked, device_id), asked };
-        let (mut repeated, mut left) = (true, true);
+        let (mut repeated, mut left) = (true, false);
         let earlier = self.earlier(&command, device).await?;
         let item = match earlier.filter(|item| !record::is_unsent(item)) {
             Some(item) => item,
@@ -127,19 +123,21 @@ impl Call<'_> {
             }
         };
         if repeated && stale.is_none() {
-            self.publish_again(device_id, &item).await;
+            left = self.publish_again(device_id, &item).await;
         }
         // What has lapsed is not waited for.
         let wait = if record::lapsed(&item, self.now, &leases).is_some() { Duration::ZERO } else { asked.wait };
-        let item = self.word_on(item, device_id, wait).await?;
+        let id = text(&item, commands::COMMAND_ID).unwrap_or_default().to_owned();
+        let word = Box::pin(self.word_on(item, device_id, wait));
+        let item = if left { self.noting_that_it_left(device_id, &id, word).await? } else { word.await? };
         let now = self.parts.clock.now();
         let mut answer = record::told(&item, now, &leases);
-        if !is_final(&item) && !record::has_gateway(&item) && !record::is_overdue(&item, now) {
-            if !left {
-                answer.insert("message".to_owned(), MAY_NOT_HAVE_LEFT.into());
-            } else if let Some(message) = self.waits_for_gateway(&item, leases.connected(device)) {
-                answer.insert("message".to_owned(), message.into());
-            }
+        let waits = !is_final(&item) && !record::has_gateway(&item) && !record::is_overdue(&item, now);
+        if waits
+            && record::has_left(&item)
+            && let Some(message) = self.waits_for_gateway(&item, leases.connected(device))
+        {
+            answer.insert("message".to_owned(), message.into());
         }
         answer.insert("repeated".to_owned(), repeated.into());
         answer.insert("stale".to_owned(), stale.is_some().into());

@@ -10,8 +10,10 @@ use super::item::{self, expression_names, text};
 use super::{Attributes, Item, Store, StoreError};
 use crate::error::code;
 
-/// When a command was last published, milliseconds since 1970.
+/// When a call last took it upon itself to publish a command, milliseconds since 1970.
 pub const PUBLISHED_AT: &str = "published_at_ms";
+/// That a command left: the way to the gateways has taken it.
+pub const LEFT: &str = "left";
 
 /// What became of a new command's item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +159,23 @@ impl Store {
                 Ok(false)
             }
             Err(error) => Err(failed("note that a command is published again", error)),
+        }
+    }
+
+    /// Notes that a command left.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn note_left(&self, device: &str, id: &str) -> Result<(), StoreError> {
+        let update = self.client.update_item().table_name(&self.tables.commands);
+        let update = update.key(devices::DEVICE_ID, text(device)).key(commands::COMMAND_ID, text(id));
+        let update =
+            update.update_expression("SET #left = :true").condition_expression("attribute_exists(#command_id)");
+        let used = [commands::COMMAND_ID, LEFT];
+        let update = update.set_expression_attribute_names(Some(expression_names(used.into_iter())));
+        match update.expression_attribute_values(":true", AttributeValue::Bool(true)).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(failed("note that a command left", error)),
         }
     }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use floorgate_demo::dynamo::COMMANDS;
 use floorgate_fleet::link::{IotLink, Link};
 use floorgate_fleet::store::Tables;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
-use super::bench::{self, Bench, PRESSURE};
+use super::bench::{self, Bench, Gateway, PRESSURE};
 
 #[tokio::test]
 async fn who_tries_without_end_what_does_not_leave_is_refused_and_the_tries_are_forgotten_after_a_day() {
@@ -79,4 +79,49 @@ async fn what_a_repeat_has_sent_meanwhile_is_not_called_not_sent_by_the_first_ca
     used.sort_unstable();
     let began = bench::at(bench::NOW).as_millis();
     assert_eq!(used, [began + 75_000, began + 300_000]);
+}
+
+/// AWS IoT's data plane, whose connections break.
+async fn breaking() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn nobody_is_told_that_a_command_was_sent_before_a_call_knows_that_it_left() {
+    let bench = Bench::start().await;
+    let _gateway = Gateway::silent(&bench);
+    let over = |url: &str| {
+        let link = Link::Iot(IotLink::new(&bench::aws(), url));
+        bench::fleet(&bench.endpoint, Tables::default(), link, &bench.clock)
+    };
+    let broken = over(&breaking().await);
+    let ask = json!({"device_id": PRESSURE, "command": "update_config", "parameters": {"sample_rate_seconds": 10},
+        "idempotency_key": "k", "wait_seconds": 0});
+    let message = |answer: &Value| answer["message"].as_str().unwrap().to_owned();
+    let open = |answer: &Value| message(answer).contains("not known whether the command left");
+    let first = bench::call(&broken, "send_command", ask.clone()).await.unwrap();
+    let status = json!({"device_id": PRESSURE, "command_id": first["command_id"]});
+    let told = async || bench.call("get_command_status", status.clone()).await.unwrap();
+    assert!(open(&first) && open(&told().await), "{first}");
+    // As it was advised to do; within ten seconds nothing is published, and after them nothing leaves.
+    let at_once = bench::call(&broken, "send_command", ask.clone()).await.unwrap();
+    assert!(at_once["repeated"] == true && open(&at_once), "{at_once}");
+    bench.clock.advance(Duration::from_secs(10));
+    let unsent = bench::call(&bench.fleet_without_link(), "send_command", ask.clone()).await.unwrap();
+    assert!(unsent["repeated"] == true && open(&unsent), "{unsent}");
+    // It leaves with a later repeat, and from then on everybody is told, also where a later one does not leave.
+    bench.clock.advance(Duration::from_secs(10));
+    let sent = bench.call("send_command", ask.clone()).await.unwrap();
+    assert!(message(&sent).starts_with("sent, and the gateway has not answered"), "{sent}");
+    assert_eq!(message(&told().await), message(&sent));
+    bench.clock.advance(Duration::from_secs(10));
+    let later = bench::call(&broken, "send_command", ask).await.unwrap();
+    assert_eq!(message(&later), message(&sent));
 }

@@ -13,7 +13,7 @@ use crate::age::{text, time};
 use crate::error::{ToolError, code};
 use crate::fleet::{Call, put, record};
 use crate::link::LinkError;
-use crate::store::{Item, LastCommand, Over, StoreError};
+use crate::store::{Item, LEFT, LastCommand, Over, StoreError};
 
 /// The same message is published again at most so often, whoever repeats the command.
 pub(crate) const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
@@ -115,22 +115,39 @@ impl Call<'_> {
         Ok(self.parts.store.note_last_command(&last, over).await?)
     }
 
-    /// Once more what no gateway has taken up, if nobody did so a moment ago.
-    pub(super) async fn publish_again(&self, device: &DeviceId, item: &Item) {
+    /// Once more what no gateway has taken up, if nobody did so a moment ago; whether it left now.
+    pub(super) async fn publish_again(&self, device: &DeviceId, item: &Item) -> bool {
         if record::has_gateway(item) || record::is_overdue(item, self.now) || is_final(item) {
-            return;
+            return false;
         }
         let id = text(item, commands::COMMAND_ID).unwrap_or_default();
         let (now, every) = (self.now.as_millis(), i64::try_from(PUBLISHED_EVERY.as_millis()).unwrap_or(i64::MAX));
         let before = now.saturating_sub(every);
         // It may have left before: that a table or the way fails now says nothing about it.
-        if self.parts.store.claim_publication((device.as_str(), id), before, now).await.unwrap_or(false) {
-            // The first call may have died before it was noted. What was asked for later stays the last one.
-            if item.get("dry_run") != Some(&Value::Bool(true)) {
-                let _ = self.note(item, Over::Earlier).await;
-            }
-            let _ = self.parts.link.publish(device, &payload(item)).await;
+        if !self.parts.store.claim_publication((device.as_str(), id), before, now).await.unwrap_or(false) {
+            return false;
         }
+        // The first call may have died before it was noted. What was asked for later stays the last one.
+        if item.get("dry_run") != Some(&Value::Bool(true)) {
+            let _ = self.note(item, Over::Earlier).await;
+        }
+        self.parts.link.publish(device, &payload(item)).await.is_ok()
+    }
+
+    /// Notes that the command left, while its word is waited for. A table that fails here leaves it open for others whether it
+    /// did; this call knows.
+    pub(super) async fn noting_that_it_left(
+        &self,
+        device: &DeviceId,
+        id: &str,
+        word: impl Future<Output = Result<Item, ToolError>>,
+    ) -> Result<Item, ToolError> {
+        let note = Box::pin(self.parts.store.note_left(device.as_str(), id));
+        let (_, word) = tokio::join!(note, word);
+        word.map(|mut item| {
+            item.insert(LEFT.to_owned(), true.into());
+            item
+        })
     }
 
     /// `false` if somebody else has sent the command, or a gateway has it.
