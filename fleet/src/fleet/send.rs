@@ -59,6 +59,9 @@ const CALLER_KEY: &str = "caller_key";
 const CALL: &str = "call";
 /// The table may forget a dry run after so long (DynamoDB takes up to days more): as long as a key of one counts.
 const DRY_RUN_KEPT_FOR: Duration = repeat::KEY_COUNTS_FOR;
+/// AWS IoT keeps the session of a gateway that is not connected, and what waits in it, so long unless its account says
+/// otherwise.
+const IOT_SESSION_LASTS: Duration = Duration::from_secs(3_600);
 /// Longest idempotency key, characters.
 pub(super) const KEY_MAX: u64 = 128;
 
@@ -151,10 +154,18 @@ impl Call<'_> {
         // Another broker is another way: nothing is known of it.
         let (Link::Iot(_), Some((false, since))) = (&self.parts.link, connected) else { return None };
         let expires = text(item, "expires_at").unwrap_or("its expiry");
-        Some(format!(
-            "sent, but its gateway has not been connected to AWS IoT since {since}: the command waits there until it \
-             connects, and will not be executed after {expires}; ask get_command_status with this command_id"
-        ))
+        let sent = format!("sent, but its gateway has not been connected to AWS IoT since {since}");
+        Some(if self.now.since(since) < IOT_SESSION_LASTS {
+            format!(
+                "{sent}: the command may wait there until it connects, and will not be executed after {expires}; ask \
+                 get_command_status with this command_id"
+            )
+        } else {
+            format!(
+                "{sent}: AWS IoT has probably not kept the command; repeat it when the gateway is connected. It will not be \
+                 executed after {expires}"
+            )
+        })
     }
 
     /// Budget, item and message of a command that was not asked for before.

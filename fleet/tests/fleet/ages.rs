@@ -153,7 +153,16 @@ async fn a_gateway_that_aws_iot_does_not_see_is_told_and_refuses_nothing() {
     let sent = bench::call(&fleet, "send_command", send(PRESSURE)).await.unwrap();
     let message = sent["message"].as_str().unwrap();
     assert!(message.contains("not been connected to AWS IoT since 2026-11-22T09:59:55.000Z"), "{sent}");
+    assert!(message.contains("may wait there until it connects"), "{sent}");
     assert_eq!(sent["status"], "created");
+    // AWS IoT keeps a session for an hour, and no longer what waits in it.
+    for (ago, kept) in [(3_599_999, true), (3_600_000, false)] {
+        bench.set(GATEWAY, "presence", json!({"connected": false, "at_ms": at.as_millis() - ago, "version": 3})).await;
+        let repeated = bench::call(&fleet, "send_command", send(PRESSURE)).await.unwrap();
+        let message = repeated["message"].as_str().unwrap();
+        assert_eq!(message.contains("may wait there"), kept, "{message}");
+        assert_eq!(message.contains("probably not kept the command; repeat it when"), !kept, "{message}");
+    }
     // Another broker is another way to the gateway.
     let other_way = bench.call("send_command", send(VALVE)).await.unwrap();
     assert!(!other_way["message"].as_str().unwrap().contains("AWS IoT"), "{other_way}");
