@@ -11,7 +11,7 @@
 //! 3. A repeat: with an idempotency key the command's id follows from caller, device and key, so a second call finds the
 //!    first one's item and answers its outcome. Without a key, an identical command of the same caller that is the device's
 //!    last one and still open is joined instead of sent a second time: a model or a proxy that tries again reboots once.
-//! 4. The budget ([`budget`]).
+//! 4. The budget ([`budget`]). Who finds it used up looks for a while whether an equal call of the same moment has used it.
 //! 5. The item in `iot-commands`, then `last_command` of the device. Never `configuration`, never `status`. Without a key
 //!    it is written only over the entry that was read in step 3: of identical calls at the same moment one writes, and the
 //!    others join it ([`repeat`]).
@@ -170,7 +170,13 @@ impl Call<'_> {
 
     /// Budget, item and message of a command that was not asked for before.
     async fn send_new(&self, command: &Command<'_>, device: &Item) -> Result<Begun, ToolError> {
-        let spent = self.spend(command.asked).await?;
+        let spent = match self.spend(command.asked).await {
+            Ok(spent) => spent,
+            Err(refused) if refused.code == Reason::RateLimited.as_str() => {
+                return self.made_meanwhile(command, device).await.map(Begun::Joined).ok_or(refused);
+            }
+            Err(error) => return Err(error),
+        };
         let new = self.record(command, device);
         // That the table fails here leaves open whether the item is there, which a repeat would send for nothing.
         let begun = match self.create(command, &new).await? {

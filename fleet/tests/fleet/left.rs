@@ -125,3 +125,28 @@ async fn nobody_is_told_that_a_command_was_sent_before_a_call_knows_that_it_left
     let later = bench::call(&broken, "send_command", ask).await.unwrap();
     assert_eq!(message(&later), message(&sent));
 }
+
+#[tokio::test]
+async fn equal_calls_at_the_end_of_the_budget_join_instead_of_being_refused() {
+    for key in [json!(null), json!("k")] {
+        let bench = Bench::start().await;
+        let gateway = Gateway::saying(&bench, json!({"status": "succeeded"}));
+        let mut ask = json!({"device_id": PRESSURE, "command": "reboot", "wait_seconds": 5});
+        if !key.is_null() {
+            ask["idempotency_key"] = key.clone();
+        }
+        // Three reboots are a budget, and these are one.
+        let calls = (0..5).map(|_| bench.call("send_command", ask.clone()));
+        let answers: Vec<_> = futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
+        let id = &answers[0]["command_id"];
+        assert!(answers.iter().all(|answer| answer["command_id"] == *id), "{answers:?}");
+        assert_eq!(gateway.received().len(), 1, "{key}");
+        // What is asked for anew is refused by a budget that is used up.
+        let used_up = bench.clock.now().as_millis() + 900_000;
+        bench
+            .put(COMMANDS, json!({"device_id": "budget#everyone", "command_id": "reboot", "used_until_ms": used_up}))
+            .await;
+        let other = json!({"device_id": PRESSURE, "command": "reboot", "idempotency_key": "other"});
+        bench.refused("send_command", other, "RATE_LIMITED").await;
+    }
+}

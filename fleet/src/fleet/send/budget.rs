@@ -29,6 +29,8 @@ pub(crate) const EVERYONE_FACTOR: u32 = 4;
 const TRIES: u32 = 8;
 /// Longest pause after a try that lost; as much longer after each further one.
 const STEP_ASIDE: Duration = Duration::from_millis(10);
+/// Tries of a caller that cost nothing of a command's own budget when they do not leave.
+const UNSENT_TRIES: Budget = budget(20, 600);
 /// The name of the budget for what did not leave.
 const NOT_SENT: &str = "not_sent";
 /// Whose budget is for everyone together.
@@ -72,7 +74,7 @@ impl Default for Budgets {
             update_config: budget(10, 600),
             set_status: budget(20, 600),
             dry_run: budget(60, 120),
-            not_sent: budget(20, 600),
+            not_sent: UNSENT_TRIES,
         }
     }
 }

@@ -8,6 +8,7 @@ use floorgate_model::{DeviceId, Reason};
 use serde_json::{Map, Value};
 
 use super::budget::step_aside;
+use super::repeat::last_command_id;
 use super::{Begun, Command, is_final};
 use crate::age::{text, time};
 use crate::error::{ToolError, code};
@@ -161,11 +162,6 @@ impl Call<'_> {
 
 fn not_sent(why: &str) -> String {
     format!("the command was not sent, and will not be executed: {why}")
-}
-
-fn last_command_id(device: &Item) -> Option<String> {
-    let last = device.get(devices::LAST_COMMAND)?.as_object()?;
-    text(last, commands::COMMAND_ID).map(str::to_owned)
 }
 
 /// What goes to the gateway: from the item alone, so that a repeat has the same bytes.

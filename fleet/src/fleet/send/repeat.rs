@@ -16,8 +16,9 @@ use floorgate_model::table::{commands, devices};
 use floorgate_model::{CommandId, DeviceId, Reason};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
-use super::{Asked, CALLER_KEY, Command, is_final, new_id};
+use super::{ANSWER_TAKES, Asked, CALLER_KEY, Command, is_final, new_id};
 use crate::age::{text, time};
 use crate::error::ToolError;
 use crate::fleet::{Call, record};
@@ -25,6 +26,17 @@ use crate::store::Item;
 
 /// A key means the same intention for so long. Models make keys of what they do, and do the same again next month.
 pub(crate) const KEY_COUNTS_FOR: Duration = Duration::from_secs(24 * 3_600);
+
+/// Looks for an equal call that has used the budget up and not yet made its item, or noted it.
+const LOOKS: u32 = 4;
+/// Before the second look; twice as long before the third one, and so on.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The id of a device's last command.
+pub(super) fn last_command_id(device: &Item) -> Option<String> {
+    let last = device.get(devices::LAST_COMMAND)?.as_object()?;
+    text(last, commands::COMMAND_ID).map(str::to_owned)
+}
 
 impl Call<'_> {
     /// The id: of caller, device and key where there is a key, else a new one.
@@ -68,6 +80,34 @@ impl Call<'_> {
         let Some(noted) = noted.filter(|_| command.asked.key.is_none()) else { return Ok(None) };
         let found = self.parts.store.command(command.device_id.as_str(), noted).await?;
         Ok(found.filter(|item| self.is_own_and_same(item, command.asked) && !record::is_unsent(item)))
+    }
+
+    /// The item of the same intention that another call makes at this moment, looked for [`LOOKS`] times. A table that fails
+    /// here finds none.
+    pub(super) async fn made_meanwhile(&self, command: &Command<'_>, device: &Item) -> Option<Item> {
+        let keyed = command.asked.key.is_some();
+        if command.asked.dry_run && !keyed {
+            return None;
+        }
+        let was = last_command_id(device);
+        for look in 0..LOOKS {
+            let pause = LOOK_AGAIN * look;
+            if Instant::now() + pause + ANSWER_TAKES >= self.deadline {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            let found = if keyed {
+                self.same(command).await.ok()?.filter(|item| !record::is_unsent(item))
+            } else {
+                let now = self.parts.store.device(command.device_id.as_str()).await.ok()?;
+                let noted = now.as_ref().and_then(last_command_id).filter(|noted| Some(noted) != was.as_ref());
+                self.at_the_same_moment(command, noted.as_deref()).await.ok()?
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
     }
 
     /// The item of this very id, if it is there and means the same.
