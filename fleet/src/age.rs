@@ -30,7 +30,12 @@ const OUTBOX_RECORDS: &str = "outbox_records";
 
 /// What is known of the gateways of some devices.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(BTreeMap<String, Item>);
+pub(crate) struct Leases {
+    /// Items of gateways, by their ids.
+    gateways: BTreeMap<String, Item>,
+    /// The gateway that each device is attached to now, by the device's id.
+    serving: BTreeMap<String, String>,
+}
 
 /// A text of an item.
 pub(crate) fn text<'a>(item: &'a Item, attribute: &str) -> Option<&'a str> {
@@ -45,21 +50,21 @@ pub(crate) fn time(item: &Item, attribute: &str) -> Option<Timestamp> {
 impl Leases {
     /// Reads the items of the gateways of `items`.
     pub(crate) async fn of(store: &Store, items: &[Item]) -> Result<Self, StoreError> {
-        let named = items.iter().filter_map(|item| text(item, devices::GATEWAY_ID)).map(str::to_owned).collect();
-        Self::named(store, named).await
+        Self::of_and(store, items, BTreeSet::new()).await
     }
 
-    /// Reads the items of some gateways.
-    pub(crate) async fn named(store: &Store, mut named: BTreeSet<String>) -> Result<Self, StoreError> {
+    /// Reads the items of the gateways of `items`, and of some more gateways.
+    pub(crate) async fn of_and(store: &Store, items: &[Item], mut named: BTreeSet<String>) -> Result<Self, StoreError> {
+        let owned = |item, attribute| text(item, attribute).map(str::to_owned);
+        let serving = |item| Some((owned(item, devices::DEVICE_ID)?, owned(item, devices::GATEWAY_ID)?));
+        let serving: BTreeMap<_, _> = items.iter().filter_map(serving).collect();
+        named.extend(serving.values().cloned());
         // What is no id is no key either, and would cost the whole list.
         named.retain(|id| DeviceId::new(id).is_ok());
         let named: Vec<_> = named.into_iter().collect();
-        if named.is_empty() {
-            return Ok(Self::default());
-        }
-        let found = store.gateways(&named).await?;
+        let found = if named.is_empty() { Vec::new() } else { store.gateways(&named).await? };
         let by_id = found.into_iter().filter_map(|item| Some((text(&item, devices::DEVICE_ID)?.to_owned(), item)));
-        Ok(Self(by_id.collect()))
+        Ok(Self { gateways: by_id.collect(), serving })
     }
 
     /// Why what the item says may no longer be so.
@@ -67,7 +72,7 @@ impl Leases {
         let Some(gateway) = text(item, devices::GATEWAY_ID) else {
             return Some("no gateway has ever reported this device".to_owned());
         };
-        let Some(own) = self.0.get(gateway) else {
+        let Some(own) = self.gateways.get(gateway) else {
             return Some(format!("its gateway {gateway} is not in the table"));
         };
         let seen = time(own, devices::LAST_SEEN_AT);
@@ -88,12 +93,18 @@ impl Leases {
 
     /// When the gateway of an item was last heard.
     pub(crate) fn gateway_seen(&self, item: &Item) -> Option<Timestamp> {
-        time(self.0.get(text(item, devices::GATEWAY_ID)?)?, devices::LAST_SEEN_AT)
+        time(self.gateways.get(text(item, devices::GATEWAY_ID)?)?, devices::LAST_SEEN_AT)
     }
 
     /// As of when a gateway had nothing left to tell the tables of any command, if its newest own readings say so.
-    pub(crate) fn told_all(&self, gateway: &str) -> Option<Timestamp> {
-        let readings = self.0.get(gateway)?.get(devices::LAST_TELEMETRY)?.as_object()?;
+    ///
+    /// Only of a device that is still attached to it: of one that has moved, another gateway may have taken a command up, as
+    /// both hear it during the move, and of one that is gone nobody knows.
+    pub(crate) fn told_all(&self, device: &str, gateway: &str) -> Option<Timestamp> {
+        if self.serving.get(device).map(String::as_str) != Some(gateway) {
+            return None;
+        }
+        let readings = self.gateways.get(gateway)?.get(devices::LAST_TELEMETRY)?.as_object()?;
         let waiting: f64 = text(readings, OUTBOX_RECORDS)?.parse().ok()?;
         time(readings, "timestamp").filter(|_| waiting == 0.0)
     }
@@ -103,7 +114,7 @@ impl Leases {
     /// It says whether commands arrive that way at once. Readings go to the tables by another, so it never makes an answer
     /// stale or fresh.
     pub(crate) fn connected(&self, item: &Item) -> Option<(bool, Timestamp)> {
-        let presence = self.0.get(text(item, devices::GATEWAY_ID)?)?.get(PRESENCE)?;
+        let presence = self.gateways.get(text(item, devices::GATEWAY_ID)?)?.get(PRESENCE)?;
         Some((presence.get("connected")?.as_bool()?, Timestamp::from_millis(presence.get("at_ms")?.as_i64()?)))
     }
 
@@ -131,7 +142,10 @@ mod tests {
     }
 
     fn leases(gateway: Value) -> Leases {
-        Leases(BTreeMap::from([("GW".to_owned(), item(gateway))]))
+        Leases {
+            gateways: BTreeMap::from([("GW".to_owned(), item(gateway))]),
+            serving: BTreeMap::from([("A".to_owned(), "GW".to_owned())]),
+        }
     }
 
     #[test]
@@ -179,11 +193,17 @@ mod tests {
     fn a_gateway_has_told_all_only_when_its_outbox_is_empty() {
         let at = "2026-11-22T10:00:00.000Z";
         let told = |waiting: Value| {
-            leases(json!({"last_telemetry": {"outbox_records": waiting, "timestamp": at}})).told_all("GW")
+            leases(json!({"last_telemetry": {"outbox_records": waiting, "timestamp": at}})).told_all("A", "GW")
         };
         assert_eq!(told(json!("0")), Timestamp::parse(at).ok());
         assert_eq!([told(json!("1")), told(json!(null)), told(json!("none"))], [None; 3]);
-        assert_eq!([leases(json!({})).told_all("GW"), leases(json!({})).told_all("OTHER")], [None; 2]);
+        let at = "2026-11-22T10:00:00.000Z";
+        let told = leases(json!({"last_telemetry": {"outbox_records": "0", "timestamp": at}}));
+        assert!(told.told_all("A", "GW").is_some());
+        assert_eq!(
+            [told.told_all("GONE", "GW"), told.told_all("A", "OTHER"), leases(json!({})).told_all("A", "GW")],
+            [None; 3]
+        );
     }
 
     #[test]

@@ -243,7 +243,8 @@ async fn start(
     };
     let feed = heart::unless_stuck(crew.pulse(), store_holds_up, systemd::watchdog_ping);
     crew.add("timers", heart::run(beat, steps, feed, stop));
-    crew.add("own readings", own::run(config.gateway.id.clone(), house.clone(), crew.stopping()));
+    let tells_commands = config.dynamodb.as_ref().is_some_and(|tables| tables.commands_table.is_some());
+    crew.add("own readings", own::run(config.gateway.id.clone(), tells_commands, house.clone(), crew.stopping()));
     let service = Arc::new(control::Service::new(config, house.clone(), floor.clone(), cloud.clone(), tables));
     crew.add("headline", headline::run(Arc::clone(&service), house.store.clone(), crew.stopping()));
     let (answering, stop) = (Arc::clone(&service), crew.stopping());

@@ -178,6 +178,11 @@ impl Load {
         }
     }
 
+    /// Whether it sends nothing any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_set()
+    }
+
     /// What the machines are set to is not judged.
     pub fn ignore_settings(&mut self) {
         self.judge_settings = false;

@@ -90,7 +90,8 @@ pub(super) fn lapsed(item: &Item, now: Timestamp, leases: &Leases) -> Option<Tim
     let settled = time(item, "expires_at")?.saturating_add(SETTLED_AFTER);
     // A word from the future is of a clock that was wrong: it may be older than the expiry.
     let credible = settled..=now.saturating_add(crate::age::AHEAD_MAX);
-    leases.told_all(text(item, SENT_TO)?).filter(|told_all| credible.contains(told_all) && settled <= now)
+    let told_all = leases.told_all(text(item, devices::DEVICE_ID)?, text(item, SENT_TO)?);
+    told_all.filter(|told_all| credible.contains(told_all) && settled <= now)
 }
 
 /// The answer.
@@ -100,7 +101,7 @@ pub(super) fn told(item: &Item, now: Timestamp, leases: &Leases) -> Item {
         let expires = text(item, "expires_at").unwrap_or("its expiry");
         let gateway = text(item, SENT_TO).unwrap_or("its gateway");
         let message = format!(
-            "no gateway took it up: by {told_all} {gateway} had told everything it had, and this was not among it. It \
+            "no gateway took it up: by {told_all} {gateway} had told everything it knew, and this was not among it. It \
              expired at {expires} and will not be executed any more"
         );
         answer.insert(commands::STATUS.to_owned(), ExecutionStatus::Expired.as_str().into());

@@ -122,7 +122,11 @@ impl Door {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let peers = Arc::new(Peers::default());
         let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
-        let _watched = self.tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(tls::watch(tls.pair))));
+        let hangup = tls::hangup();
+        let _watched = AbortOnDropHandle::new(match self.tls {
+            Some(tls) => tokio::spawn(tls::watch(tls.pair, hangup)),
+            None => tokio::spawn(tls::nothing_to_renew(hangup)),
+        });
         let mut stop = std::pin::pin!(stop);
         loop {
             let next = async {

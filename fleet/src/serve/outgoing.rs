@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// How long an answer that the client does not take at once may take to leave: 1 MiB at 17 KiB/s.
+/// How long an answer that the client does not take at once may take to leave: the largest, about 3 MB, at 50 kB/s.
 pub(super) const WRITE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A stream on which writing takes only so long.

@@ -33,11 +33,15 @@ const ASKED: [HeaderName; 5] = [
 /// What a page may read beside what every page may.
 const TOLD: [HeaderName; 3] = [WWW_AUTHENTICATE, RETRY_AFTER, HeaderName::from_static("mcp-session-id")];
 
-/// Whether a word is an origin, `https://console.example:8443`: a scheme and a host, nothing behind.
+/// Whether a word is an origin as a browser writes it, `https://console.example:8443`: a scheme and a host, nothing behind,
+/// nobody before it, and no port that the scheme has anyway. Another spelling would match no page.
 pub(super) fn is_origin(word: &str) -> bool {
     let uri = word.parse::<http::Uri>().ok();
     let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)));
-    parts.is_some_and(|(scheme, authority)| format!("{scheme}://{authority}").eq_ignore_ascii_case(word))
+    parts.is_some_and(|(scheme, authority)| {
+        let usual = matches!((scheme, authority.port_u16()), ("http", Some(80)) | ("https", Some(443)));
+        !usual && !authority.as_str().contains('@') && format!("{scheme}://{authority}").eq_ignore_ascii_case(word)
+    })
 }
 
 /// The same routes, for no pages but those of these origins.

@@ -17,7 +17,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 /// How often the files are looked at.
@@ -102,8 +102,7 @@ impl ResolvesServerCert for Pair {
 }
 
 /// Looks at the files every [`READ_AGAIN_EVERY`] and at SIGHUP, for as long as it is polled.
-pub(super) async fn watch(pair: Arc<Pair>) {
-    let mut hangup = signal(SignalKind::hangup()).ok();
+pub(super) async fn watch(pair: Arc<Pair>, mut hangup: Option<Signal>) {
     loop {
         let asked = async {
             match &mut hangup {
@@ -121,6 +120,19 @@ pub(super) async fn watch(pair: Arc<Pair>) {
             Ok(Looked::Same) => {}
             Err(error) => tracing::error!(%error, "the certificate's files were not looked at"),
         }
+    }
+}
+
+/// SIGHUP from now on; it ends the program no more.
+pub(super) fn hangup() -> Option<Signal> {
+    signal(SignalKind::hangup()).ok()
+}
+
+/// Takes SIGHUP where there is no certificate to read again: whoever sends it to all servers ends none.
+pub(super) async fn nothing_to_renew(hangup: Option<Signal>) {
+    let Some(mut hangup) = hangup else { return };
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP: no certificate is served, so there is nothing to read again");
     }
 }
 

@@ -112,6 +112,7 @@ async fn nothing_is_settled_before_five_minutes_past_the_expiry_nor_by_another_g
     assert_eq!(status(&sent).await, "created", "the gateway's own time counts");
     reports(&bench, 0).await;
     assert_eq!(status(&sent).await, "expired");
+    assert_eq!(status(&moved).await, "created", "the other gateway heard it too, and may have executed it");
     remove(&bench, GATEWAY).await;
     let readings = json!({"outbox_records": "0", "timestamp": bench.clock.now().to_string()});
     bench.set("GATEWAY-FLOOR1-002", "last_telemetry", readings).await;

@@ -9,7 +9,7 @@ use rumqttc::ConnectReturnCode;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::judge;
+use super::{judge, until_real};
 use crate::Round;
 use crate::broker::{Broker, Faults};
 use crate::load::checker::RETURN_MAX;
@@ -17,9 +17,6 @@ use crate::load::floor::Conduct;
 use crate::load::{self, Load};
 use crate::rig::{Options, Rig};
 use crate::wire::Wire;
-
-/// Longest that the load goes on after the storms; a device counts as online with its next report, within seconds.
-const AFTER_STORMS: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 enum Storm {
@@ -223,18 +220,8 @@ async fn storms(
     }
     let took = back(rig, side).await;
     load.log.lock().returns.push(took);
-    works_again(load).await;
+    until_real(load).await;
     round
-}
-
-/// The load goes on until a device has obeyed once more: storms that follow one another closely may keep the link down
-/// from the first to the last, and what is judged then is a gateway that refused everything. If none does, the judge says so.
-async fn works_again(load: &Load) {
-    let obeyed = || load.log.lock().executed.len();
-    let (before, begun) = (obeyed(), Instant::now());
-    while obeyed() == before && begun.elapsed() < AFTER_STORMS {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// What the broker handed over and was acknowledged.

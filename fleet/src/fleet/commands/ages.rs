@@ -53,10 +53,8 @@ impl Call<'_> {
         let ids = ids.chain(device.map(DeviceId::as_str)).filter(|id| DeviceId::new(id).is_ok());
         let ids: Vec<_> = ids.collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect();
         let found = if ids.is_empty() { Vec::new() } else { self.parts.store.listed(&ids).await? };
-        let mut gateways = BTreeSet::new();
-        gateways.extend(found.iter().filter_map(|device| text(device, devices::GATEWAY_ID)).map(str::to_owned));
-        gateways.extend(items.iter().filter_map(gateway_of).map(str::to_owned));
-        let leases = Leases::named(&self.parts.store, gateways).await?;
+        let gateways = items.iter().filter_map(gateway_of).map(str::to_owned).collect();
+        let leases = Leases::of_and(&self.parts.store, &found, gateways).await?;
         let by_id = found.into_iter().filter_map(|item| Some((text(&item, devices::DEVICE_ID)?.to_owned(), item)));
         Ok(Known { devices: by_id.collect(), leases })
     }

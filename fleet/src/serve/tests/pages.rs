@@ -111,8 +111,10 @@ async fn no_other_page_is_told_anything() {
 
 #[tokio::test]
 async fn what_is_no_origin_is_a_fault_of_the_configuration() {
-    for wrong in ["*", "null", "console.example", "https://console.example/", "https://console.example/app", "https://"]
-    {
+    let unlike_a_browser = ["https://console.example:443", "http://console.example:80", "https://me@console.example"];
+    let no_origin =
+        ["*", "null", "console.example", "https://console.example/", "https://console.example/app", "https://"];
+    for wrong in no_origin.into_iter().chain(unlike_a_browser) {
         let config = ServeConfig { allowed_origins: vec![CONSOLE.to_owned(), wrong.to_owned()], ..config() };
         let calls: Arc<dyn ToolCalls> = Arc::new(Recorder::default());
         let source = Box::new(Source(Arc::default()));

@@ -101,7 +101,7 @@ async fn the_certificate_is_looked_at_again_every_minute() {
     let files = Files::new(&first);
     let (chain, key) = files.paths();
     let pair = Arc::new(Pair::open(&chain, &key).unwrap());
-    let watched = tokio::spawn(tls::watch(Arc::clone(&pair)));
+    let watched = tokio::spawn(tls::watch(Arc::clone(&pair), None));
     tokio::task::yield_now().await;
     files.put(Some(&second), Some(&second));
     tokio::time::sleep(tls::READ_AGAIN_EVERY - Duration::from_secs(1)).await;
