@@ -12,6 +12,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::Signal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,8 @@ pub(super) struct Door {
     pub(super) tls: Option<Tls>,
     pub(super) router: Router,
     pub(super) stop: CancellationToken,
+    /// SIGHUP, which counts from before it is said that calls are served.
+    pub(super) hangup: Option<Signal>,
 }
 
 /// Listens, with TLS if there is a certificate.
@@ -122,10 +125,9 @@ impl Door {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let peers = Arc::new(Peers::default());
         let acceptor = self.tls.as_ref().map(|tls| tls.acceptor.clone());
-        let hangup = tls::hangup();
         let _watched = AbortOnDropHandle::new(match self.tls {
-            Some(tls) => tokio::spawn(tls::watch(tls.pair, hangup)),
-            None => tokio::spawn(tls::nothing_to_renew(hangup)),
+            Some(tls) => tokio::spawn(tls::watch(tls.pair, self.hangup)),
+            None => tokio::spawn(tls::nothing_to_renew(self.hangup)),
         });
         let mut stop = std::pin::pin!(stop);
         loop {

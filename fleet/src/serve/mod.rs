@@ -218,7 +218,7 @@ impl Server {
             in_hand: Arc::default(),
         };
         let router = pages::only(config.allowed_origins, guard::router(guard, mcp));
-        let door = listen::Door { listener, tls, router, stop };
+        let door = listen::Door { listener, tls, router, stop, hangup: tls::hangup() };
         Ok(Self { door, address, url })
     }
 
@@ -240,21 +240,30 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let now: Now = Arc::new(|| jiff::Timestamp::now().as_second());
-    Server::bind(config, tools, now).await?.run(stop).await;
+    let mut stop = std::pin::pin!(stop);
+    // The issuer's keys may be slow to come.
+    let server = tokio::select! {
+        server = Server::bind(config, tools, now) => server?,
+        () = &mut stop => return Ok(()),
+    };
+    server.run(stop).await;
     Ok(())
 }
 
-/// Ends at SIGTERM or SIGINT. Where signals cannot be had, it never ends.
-pub async fn stop_signal() {
+/// Ends at SIGTERM or SIGINT, both of which count from this call on and not from the first poll: whoever waits for what this returns
+/// may be polled for the first time long after it is said that calls are served. Where signals cannot be had, it never ends.
+pub fn stop_signal() -> impl Future<Output = ()> + Send {
     let signal = |kind| tokio::signal::unix::signal(kind).ok();
     let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let wait = async |signal: Option<Signal>| match signal {
         Some(mut signal) => drop(signal.recv().await),
         None => std::future::pending().await,
     };
-    tokio::select! {
-        () = wait(terminate) => {}
-        () = wait(interrupt) => {}
+    async move {
+        tokio::select! {
+            () = wait(terminate) => {}
+            () = wait(interrupt) => {}
+        }
     }
 }
 

@@ -65,6 +65,19 @@ fn port(line: &str, scheme: &str) -> u16 {
     port.split('/').next().unwrap().parse().unwrap()
 }
 
+/// What it is sent the moment it says that it serves, before any connection.
+#[tokio::test]
+async fn its_signals_count_from_before_it_says_that_it_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = serve(folder.path(), &[]);
+    let mut log = BufReader::new(program.stderr.take().unwrap()).lines();
+    until(&mut log, "http://127.0.0.1:").await;
+    let process = rustix::process::Pid::from_raw(program.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(program.wait().await.unwrap().to_string(), "exit status: 0");
+}
+
 #[tokio::test]
 async fn a_hangup_ends_no_program_without_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
@@ -78,14 +91,13 @@ async fn a_hangup_ends_no_program_without_a_certificate() {
         stream.read_to_string(&mut answer).await.unwrap();
         answer.starts_with("HTTP/1.1 ")
     };
-    // It takes the signal from before the first connection.
     assert!(answered().await);
     let process = rustix::process::Pid::from_raw(program.id().unwrap().try_into().unwrap()).unwrap();
     rustix::process::kill_process(process, rustix::process::Signal::HUP).unwrap();
     until(&mut log, "nothing to read again").await;
     assert!(answered().await);
     rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
-    assert!(program.wait().await.unwrap().success());
+    assert_eq!(program.wait().await.unwrap().to_string(), "exit status: 0");
 }
 
 #[tokio::test]
@@ -109,5 +121,5 @@ async fn a_hangup_has_the_program_read_its_certificate_again_at_once() {
     assert!(said.contains("key.pem"), "{said}");
     assert!(trusts(port, &second).await);
     rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
-    assert!(program.wait().await.unwrap().success());
+    assert_eq!(program.wait().await.unwrap().to_string(), "exit status: 0");
 }

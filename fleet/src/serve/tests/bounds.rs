@@ -413,3 +413,10 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_stop_counts_from_when_it_is_made_and_not_from_when_it_is_waited_for() {
+    let stop = stop_signal();
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+    tokio::time::timeout(Duration::from_secs(20), stop).await.expect("the signal was lost");
+}
