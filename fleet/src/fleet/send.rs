@@ -57,8 +57,10 @@ const PARAMETER_TEXT_MAX: usize = 256;
 const CALLER_KEY: &str = "caller_key";
 /// Which call made an item.
 const CALL: &str = "call";
-/// The table may forget a dry run after so long (DynamoDB takes up to days more): as long as a key of one counts.
-const DRY_RUN_KEPT_FOR: Duration = repeat::KEY_COUNTS_FOR;
+/// The table may forget a dry run after so long (DynamoDB takes up to days more). A gateway that was away from the tables writes
+/// its word when it is back, and makes an item anew that was forgotten meanwhile, without the mark that it is a dry run; so this
+/// is as long as an outage may last of which people still say "the gateway is away" and not "it is gone".
+const DRY_RUN_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// AWS IoT keeps the session of a gateway that is not connected, and what waits in it, so long unless its account says
 /// otherwise.
 const IOT_SESSION_LASTS: Duration = Duration::from_secs(3_600);

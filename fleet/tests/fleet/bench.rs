@@ -47,7 +47,7 @@ pub fn aws() -> SdkConfig {
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .credentials_provider(SharedCredentialsProvider::new(Credentials::new("test", "test", None, None, "test")))
-        .http_client(http)
+        .http_client(super::rights::watched(http))
         .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
         .build()
 }

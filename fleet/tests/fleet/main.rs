@@ -19,6 +19,7 @@ mod left;
 mod lists;
 mod many;
 mod repeats;
+mod rights;
 mod runtime_api;
 mod seed_defects;
 mod status_first;

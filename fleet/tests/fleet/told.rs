@@ -50,9 +50,9 @@ async fn a_dry_run_is_answered_and_leaves_the_device_alone() {
     );
     assert_eq!(gateway.received().len(), 1);
     assert!(bench.item(PRESSURE).await.get("last_command").is_none());
-    // The table forgets it after a day; what was done is kept.
+    // The table forgets it after a week; what was done is kept.
     let kept = bench.commands().await[0]["forget_at"].as_i64();
-    assert_eq!(kept, Some(bench.clock.now().as_seconds() + 24 * 3_600));
+    assert_eq!(kept, Some(bench.clock.now().as_seconds() + 7 * 24 * 3_600));
     bench.call("send_command", json!({"device_id": VALVE, "command": "reboot", "wait_seconds": 0})).await.unwrap();
     let done: Vec<_> = bench.commands().await.into_iter().filter(|item| item.get("dry_run").is_none()).collect();
     assert!(done.len() == 1 && done[0].get("forget_at").is_none());
