@@ -11,7 +11,7 @@ use floorgate_model::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::terms::StoreError;
-use super::words::io;
+use super::words::{self, io};
 use crate::clock::{BootId, BootTime, Clock, Floor};
 
 /// Written with another commit at most this often: each costs a page of the log.
@@ -44,7 +44,8 @@ pub(super) fn resume(connection: &Connection, clock: &Clock) -> Result<(), Store
     let cannot = io("read the clock's floor");
     let mut statement =
         connection.prepare("SELECT wall, boot_id, boot_ms, right FROM clock_floor WHERE one = 1").map_err(&cannot)?;
-    if let Some(Some(floor)) = statement.query_row([], read).optional().map_err(&cannot)? {
+    let row = words::if_readable(statement.query_row([], read), "the clock's floor").optional().map_err(&cannot)?;
+    if let Some(Some(Some(floor))) = row {
         clock.resume(floor);
     }
     Ok(())

@@ -174,3 +174,24 @@ async fn a_block_is_closed_by_its_age_and_no_sooner_or_later_for_a_step() {
         assert_eq!(store.stats().await.unwrap().blocks_waiting, 1, "stepped by {step}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_floor_with_a_flipped_bit_tells_nothing_and_costs_no_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(config(folder.path()), clock()).unwrap();
+    store.tick().await.unwrap();
+    store.close().await.unwrap();
+    for damage in ["boot_id = CAST(x'3034ff34' AS TEXT)", "boot_id = 'no id'", "boot_ms = -1"] {
+        let connection = rusqlite::Connection::open(folder.path().join("state.db")).unwrap();
+        assert_eq!(connection.execute(&format!("UPDATE clock_floor SET {damage}"), []).unwrap(), 1);
+        drop(connection);
+        let after = booted_in_1970();
+        let store =
+            Store::open(config(folder.path()), after.clone()).unwrap_or_else(|error| panic!("{damage}: {error}"));
+        assert!(store.inhibition().now().is_none(), "{damage}");
+        // The next floor takes its place.
+        pass(&after, Duration::from_secs(120)).await;
+        store.tick().await.unwrap();
+        store.close().await.unwrap();
+    }
+}
