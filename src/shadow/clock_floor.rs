@@ -45,7 +45,7 @@ pub(super) fn resume(connection: &Connection, clock: &Clock) -> Result<(), Store
     let mut statement =
         connection.prepare("SELECT wall, boot_id, boot_ms, right FROM clock_floor WHERE one = 1").map_err(&cannot)?;
     let row = words::if_readable(statement.query_row([], read), "the clock's floor").optional().map_err(&cannot)?;
-    if let Some(Some(Some(floor))) = row {
+    if let Some(floor) = row.flatten().flatten() {
         clock.resume(floor);
     }
     Ok(())

@@ -420,3 +420,15 @@ async fn a_stop_counts_from_when_it_is_made_and_not_from_when_it_is_waited_for()
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
     tokio::time::timeout(Duration::from_secs(20), stop).await.expect("the signal was lost");
 }
+
+#[tokio::test]
+async fn a_stop_ends_a_start_that_waits_for_the_issuers_keys() {
+    // An issuer that takes the connection and says nothing.
+    let issuer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("https://{}/keys", issuer.local_addr().unwrap());
+    let config = ServeConfig { keys: Keys::Address(address), ..config() };
+    let mut held = None;
+    let began = std::time::Instant::now();
+    run(config, Arc::new(Recorder::default()), async { held = issuer.accept().await.ok() }).await.unwrap();
+    assert!(held.is_some() && began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
